@@ -187,7 +187,7 @@ def data_file(
 ) -> Path:
     "Path of a file bundled with the package. Raises `FileNotFoundError` that lists the names there are."
     package = Path(import_module("chatglm_cookbook").__path__[0]).resolve()
-    folder = next((f for f in (package / "data", package.parent / "data") if f.is_dir()), package / "data")
+    folder = next((f for f in (package / "_data", package.parent / "data") if f.is_dir()), package / "_data")
     path = (folder / name).resolve()
     if path.is_file() and path.is_relative_to(folder): return path
     files = (p.relative_to(folder) for p in sorted(folder.rglob("*")) if p.is_file())

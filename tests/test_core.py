@@ -221,7 +221,7 @@ def test_cache_folder(monkeypatch, tmp_path):
     with pytest.raises(OSError, match="cannot make the cache folder .*COOKBOOK_CACHE"): core.cache_folder()
 
 
-@pytest.mark.parametrize("place", ["chatglm_cookbook/data", "data"])
+@pytest.mark.parametrize("place", ["chatglm_cookbook/_data", "data"])
 def test_data_file_in_a_wheel_and_in_a_clone(monkeypatch, tmp_path, place):
     import chatglm_cookbook
     (tmp_path / "chatglm_cookbook").mkdir()

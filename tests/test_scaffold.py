@@ -183,12 +183,12 @@ def test_the_front_page_lists_each_lesson_and_no_other(draft):
 
 
 def test_sizes_of_notebooks_and_modules(draft):
-    draft.cells["00_first"] += [text("words")] * 60
+    draft.cells["00_first"] += [text("words")] * 70
     draft.cells["20_second"].append(code("f()", printed("x" * 400_000)))
-    draft.write("cook/first.py", "a = 1\n" * 301)
+    draft.write("cook/first.py", "a = 1\n" * 601)
     assert [p.split(";")[0] for p in draft.problems("sizes")] == [
-        "nbs/00_first.ipynb: 66 cells, at most 60", "nbs/20_second.ipynb: 391 KB, at most 300",
-        "cook/first.py: 301 lines, at most 300"]
+        "nbs/00_first.ipynb: 76 cells, at most 70", "nbs/20_second.ipynb: 391 KB, at most 300",
+        "cook/first.py: 601 lines, at most 600"]
 
 
 def test_hints_do_not_fail(draft):
@@ -301,8 +301,8 @@ def test_a_wheel_carries_modules_and_data(tmp_path):
         done = subprocess.run([*command, folder], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     names = set(zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist())
-    bundled = {p.relative_to(root).as_posix() for p in (root / "data").rglob("*") if p.is_file()}
-    assert {f"chatglm_cookbook/{name}" for name in bundled if "__pycache__" not in name} <= names
+    bundled = {p.relative_to(root / "data").as_posix() for p in (root / "data").rglob("*") if p.is_file()}
+    assert {f"chatglm_cookbook/_data/{name}" for name in bundled if "__pycache__" not in name} <= names
     assert {f"chatglm_cookbook/{m}.py" for m in modules} <= names
     assert not [n for n in names if n.startswith(("tests/", "nbs/", "tools/"))]
 
