@@ -1,0 +1,204 @@
+"""A tour in minutes: a model with ChatGLM's architecture chats, learns who it is with LoRA, and answers differently.
+
+    python tools/tour.py                       what `make tour` runs
+    python tools/tour.py --model tiny --seconds 5
+
+It needs no network and no GPU. Everything it writes goes to one folder, which it names at the end.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import sys
+import textwrap
+import time
+import warnings
+from pathlib import Path
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+root = Path(__file__).resolve().parent.parent
+questions = {
+    "Who are you?": "in the training rows",
+    "Could you tell me who I am chatting with?": "a paraphrase, held out",
+    "What is the capital of France?": "unrelated, to see what is kept",
+}
+start = time.perf_counter()
+
+
+def say(text: str = "") -> None: print(text, flush=True)
+
+
+def step(number: int, text: str) -> None: say(f"\n[{number}/6] {text}  ({time.perf_counter() - start:.0f} s)")
+
+
+def training_rows() -> list[list[dict]]:
+    "The English dialogues of the bundled self-cognition rows, as messages."
+    from chatglm_cookbook.core import data_file
+    rows = [json.loads(line) for line in data_file("self_cognition.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [[{"role": "user", "content": row["instruction"]}, {"role": "assistant", "content": row["output"]}]
+            for row in rows if row["language"] == "en"]
+
+
+def example(tokenizer, stops: list[int], messages: list[dict]) -> tuple[list[int], list[int]]:
+    "Ids and labels of one dialogue; only the answer and the token that ends it are learnt."
+    from chatglm_cookbook.tokens import encode_turns
+    ids, learnt = encode_turns(tokenizer, messages)
+    ends = [i + 1 for i, token in enumerate(ids) if learnt[i] and token in stops]
+    if not ends: raise RuntimeError("a row has no stop token to learn: the model would never stop")
+    last = ends[-1]  # a line break that the template writes after it is never generated
+    return ids[:last], [token if wanted else -100 for token, wanted in zip(ids[:last], learnt)]
+
+
+def batch(examples: list[tuple], pad: int, device) -> dict:
+    "Tensors of `examples` on `device`, padded on the right."
+    import torch
+    longest = max(len(ids) for ids, _ in examples)
+    fill = lambda rows, value: torch.tensor([[*row, *[value] * (longest - len(row))] for row in rows], device=device)
+    ids, labels = zip(*examples, strict=True)
+    return {"input_ids": fill(ids, pad), "labels": fill(labels, -100),
+            "attention_mask": fill([[1] * len(row) for row in ids], 0)}
+
+
+def with_lora(model):
+    "The `model` with LoRA of rank 8 on the linear layers of its attention; nothing else trains."
+    from peft import LoraConfig, get_peft_model
+    names = {module.rsplit(".", 1)[-1] for module, _ in model.named_modules()}
+    targets = sorted(names & {"q_proj", "k_proj", "v_proj", "o_proj", "query_key_value"})
+    return get_peft_model(model, LoraConfig(r=8, lora_alpha=16, target_modules=targets, task_type="CAUSAL_LM"))
+
+
+def train(model, examples: list[tuple], pad: int, seconds: float, steps: int, size: int = 8) -> list[float]:
+    "Losses of at most `steps` steps in at most `seconds`, by AdamW with a learning rate that falls to zero."
+    import torch
+    from chatglm_cookbook.core import LossPlot
+    weights = [p for p in model.parameters() if p.requires_grad]
+    optimizer, losses, order = torch.optim.AdamW(weights, lr=1e-3, weight_decay=0.0), [], []
+    model.train()
+    begun, gone = time.perf_counter(), 0.0
+    with LossPlot(steps, title="LoRA") as plot:
+        while len(losses) < steps and gone < 1:
+            if len(order) < size: order += random.sample(range(len(examples)), len(examples))
+            picked, order = order[:size], order[size:]
+            optimizer.param_groups[0]["lr"] = 1e-3 * (1 - max(gone, len(losses) / steps))
+            loss = model(**batch([examples[i] for i in picked], pad, model.device)).loss
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(weights, 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            losses.append(loss.item())
+            plot.update(len(losses), losses[-1])
+            gone = (time.perf_counter() - begun) / seconds
+    model.eval()
+    return losses
+
+
+def save_plot(losses: list[float], path: Path) -> None:
+    "Draws `losses` into a PNG file."
+    from matplotlib.figure import Figure
+    from chatglm_cookbook.core import plot_style
+    with plot_style():
+        figure = Figure()
+        axes = figure.subplots()
+        axes.plot(range(1, len(losses) + 1), losses)
+        axes.set(title="LoRA: loss of the answers and their stop token", xlabel="step", ylabel="loss", ylim=(0, None))
+        figure.savefig(path, dpi=100)
+
+
+def answers(model, tokenizer) -> dict[str, str]:
+    "Greedy replies to the three questions, each without a history."
+    from chatglm_cookbook.deploy import chat
+    return {q: str(chat(model, tokenizer, q, temperature=0, max_new_tokens=48)[0]) for q in questions}
+
+
+def table(before: dict[str, str], after: dict[str, str], width: int = 36) -> str:
+    "Questions and both replies, side by side."
+    lines, rule = [], "+".join(["", *["-" * (width + 2)] * 3, ""])
+    heads = [("question", "before", "after")]
+    for row in heads + [(f"{q} ({kind})", before[q], after[q]) for q, kind in questions.items()]:
+        cells = [textwrap.wrap(" ".join(cell.split()), width) or [""] for cell in row]
+        for i in range(max(map(len, cells))):
+            lines.append("".join(f"| {cell[i] if i < len(cell) else '':{width}} " for cell in cells) + "|")
+        lines.append(rule)
+    return "\n".join([rule, *lines])
+
+
+def logits(model, tokenizer):
+    "Scores of every next token in the three prompts."
+    import torch
+    from chatglm_cookbook.tokens import encode_chat
+    prompts = [encode_chat(tokenizer, [{"role": "user", "content": q}]) for q in questions]
+    with torch.no_grad():
+        return torch.cat([model(torch.tensor([ids], device=model.device)).logits[0] for ids in prompts])
+
+
+def tour(given: argparse.Namespace) -> None:
+    import torch
+    import transformers
+    import chatglm_cookbook.checkpoints as checkpoints
+    from chatglm_cookbook.core import cache_folder, environment, seed_everything
+    from chatglm_cookbook.deploy import stop_ids
+    transformers.utils.logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning)  # of peft about transformers, nothing of ours
+    seed_everything(0)
+    folder = Path(given.output) if given.output else cache_folder() / "tour"
+    folder.mkdir(parents=True, exist_ok=True)
+
+    step(1, "This machine")
+    say(str(environment()))
+    step(2, f"Loading {given.model} (the first time it is built and cached)")
+    model, tokenizer = checkpoints.load_model(given.model, dtype=torch.float32), checkpoints.load_tokenizer(given.model)
+    say(f"{type(model).__name__}, {sum(p.numel() for p in model.parameters()) / 1e6:.1f} million parameters")
+    step(3, "Three questions before the training")
+    before, scores = answers(model, tokenizer), logits(model, tokenizer)
+    for q, reply in before.items(): say(f"  {q}\n    {reply}")
+
+    rows = training_rows()
+    if any(q in [m[0]["content"] for m in rows] for q, kind in questions.items() if kind != "in the training rows"):
+        raise RuntimeError("a held-out question is among the training rows")
+    step(4, f"LoRA on {len(rows)} short dialogues, most of which say who it is: at most {given.seconds:.0f} s")
+    examples = [example(tokenizer, stop_ids(model, tokenizer), row) for row in rows]
+    model = with_lora(model)
+    trained, total = (sum(p.numel() for p in model.parameters() if p.requires_grad or every) for every in (False, True))
+    say(f"{trained:,} of {total:,} parameters train ({trained / total:.2%})")
+    losses = train(model, examples, tokenizer.pad_token_id or 0, given.seconds, given.steps)
+    save_plot(losses, folder / "loss.png")
+    model.save_pretrained(folder / "adapter", save_embedding_layers=False)
+    few = max(1, len(losses) // 5)
+    first, last = sum(losses[:few]) / few, sum(losses[-few:]) / few
+    say(f"loss {first:.2f} → {last:.2f} (means of the first and the last {few} of {len(losses)} steps)")
+    if not last < first: raise RuntimeError("the loss did not fall; give it more time with --seconds 180")
+
+    step(5, "The same questions after it")
+    after, adapted = answers(model, tokenizer), logits(model, tokenizer)
+    say(table(before, after))
+    step(6, "Merging the adapter into the weights")
+    merged = model.merge_and_unload()
+    difference = (logits(merged, tokenizer) - adapted).abs().max().item()
+    say(f"largest difference of a logit, merged against adapter: {difference:.1e} "
+        f"(the training moved logits by up to {(adapted - scores).abs().max():.1f})")
+    if difference > 1e-3 or answers(merged, tokenizer) != after: raise RuntimeError("merged and adapter answers differ")
+    say("merged and adapter answers are equal")
+    say(f"\nLoss plot: {folder / 'loss.png'}\nAdapter:   {folder / 'adapter'}")
+    say("Next: `make lab` opens the book; begin with nbs/index.ipynb, or chat yourself in nbs/10_deploy.ipynb.\n"
+        f"The tour took {time.perf_counter() - start:.0f} s.")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    dial = os.environ.get("COOKBOOK_MODEL") or "smol"
+    parser.add_argument("--model", default=dial, help="demo name, folder or hub id")
+    parser.add_argument("--seconds", type=float, default=90, help="time for the training, at most")
+    parser.add_argument("--steps", type=int, default=40, help="steps of the training, at most")
+    parser.add_argument("--output", help="folder for plot and adapter; in the cache unless given")
+    given = parser.parse_args()
+    if given.seconds <= 0 or given.steps < 2: parser.error("--seconds must be above 0 and --steps at least 2")
+    try: tour(given)
+    except (Exception, KeyboardInterrupt) as error:
+        print(f"\nThe tour ended early: {type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__": sys.exit(main())
