@@ -53,7 +53,8 @@ def tiny_weights(
     for name, shape in (_shapes_v1 if first else _shapes_v2)(config).items():
         noise, part = torch.randn(shape, generator=rng), name.rsplit(".", 1)[-1]
         if part == "inv_freq":
-            weights[name] = 10000.0 ** -(torch.arange(shape[0]) / shape[0])
+            weights[name] = 1 / 10000 ** (torch.arange(0, 2 * shape[0], 2) / (2 * shape[0]))
+            if first: weights[name] = weights[name].half().float()  # as the original keeps it
             continue
         scale = {"word_embeddings": 0.5, "lm_head": 0.02, "output_layer": 0.02}.get(part, shape[-1] ** -0.5)
         weights[name + ".weight"] = noise * scale if len(shape) == 2 else 1 + 0.1 * noise
@@ -317,7 +318,7 @@ def demo_folder(
     name = "tiny-v3" if name == "tiny" else name
     if name in ("tiny-v1", "tiny-v2", "tiny-v3"):
         kind = name.removeprefix("tiny-")
-        return _built_once(name, _digest(1, *_tiny_files(kind).values()), lambda folder: _build_tiny(kind, folder))
+        return _built_once(name, _digest(2, *_tiny_files(kind).values()), lambda folder: _build_tiny(kind, folder))
     card, chatml = data_file("smol/card.md"), data_file("smol/chatml.jinja")
     if name == "smol": return _built_once(name, _digest(1, card, chatml), _build_smol)
     if name == "smol-glm3":

@@ -603,7 +603,7 @@ class TokenStream:
         if int(token) < 0: return ""
         self.window.append(int(token))
         text = self._text()
-        ready = re.sub("\ufffd{1,3}$", "", text)  # at most three bytes of a character can be waiting
+        ready = re.sub("\ufffd{1,3}\\Z", "", text)  # at most three bytes of a character can be waiting
         if not ready.startswith(self.sent): return ""  # some take a character back while the next is unfinished
         new, self.sent = ready[len(self.sent):], ready
         if len(self.window) > 15 and ready == text: self.window = self.window[-4:]; self.sent = self._text()
