@@ -33,6 +33,9 @@ def test_tour_says_what_is_wrong(tmp_path):
     done = run(tmp_path, "tools/tour.py", "--model", str(tmp_path / "nowhere"))
     assert done.returncode == 1 and "The tour ended early" in done.stderr and "nowhere" in done.stderr
     assert run(tmp_path, "tools/tour.py", "--seconds", "0").returncode == 2
+    (tmp_path / "recipe.yaml").write_text("rank: 8\nlr: 0.001\n")
+    done = run(tmp_path, "tools/tour.py", "--recipe", str(tmp_path / "recipe.yaml"))
+    assert done.returncode == 2 and "learning_rate" in done.stderr
 
 
 @pytest.mark.parametrize("generation", [1, 2, 3])

@@ -61,27 +61,27 @@ def batch(examples: list[tuple], pad: int, device) -> dict:
             "attention_mask": fill([[1] * len(row) for row in ids], 0)}
 
 
-def with_lora(model):
-    "The `model` with LoRA of rank 8 on the linear layers of its attention; nothing else trains."
+def with_lora(model, rank: int, alpha: int):
+    "The `model` with LoRA on the linear layers of its attention; nothing else trains."
     from peft import LoraConfig, get_peft_model
     names = {module.rsplit(".", 1)[-1] for module, _ in model.named_modules()}
     targets = sorted(names & {"q_proj", "k_proj", "v_proj", "o_proj", "query_key_value"})
-    return get_peft_model(model, LoraConfig(r=8, lora_alpha=16, target_modules=targets, task_type="CAUSAL_LM"))
+    return get_peft_model(model, LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets, task_type="CAUSAL_LM"))
 
 
-def train(model, examples: list[tuple], pad: int, seconds: float, steps: int, size: int = 8) -> list[float]:
-    "Losses of at most `steps` steps in at most `seconds`, by AdamW with a learning rate that falls to zero."
+def train(model, examples: list[tuple], pad: int, recipe: argparse.Namespace) -> list[float]:
+    "Losses of the steps that the `recipe` allows, by AdamW with a learning rate that falls to zero."
     import torch
     from chatglm_cookbook.core import LossPlot
     weights = [p for p in model.parameters() if p.requires_grad]
-    optimizer, losses, order = torch.optim.AdamW(weights, lr=1e-3, weight_decay=0.0), [], []
+    optimizer, losses, order = torch.optim.AdamW(weights, lr=recipe.learning_rate, weight_decay=0.0), [], []
     model.train()
     begun, gone = time.perf_counter(), 0.0
-    with LossPlot(steps, title="LoRA") as plot:
-        while len(losses) < steps and gone < 1:
-            if len(order) < size: order += random.sample(range(len(examples)), len(examples))
-            picked, order = order[:size], order[size:]
-            optimizer.param_groups[0]["lr"] = 1e-3 * (1 - max(gone, len(losses) / steps))
+    with LossPlot(recipe.steps, title="LoRA") as plot:
+        while len(losses) < recipe.steps and gone < 1:
+            while len(order) < recipe.batch_size: order += random.sample(range(len(examples)), len(examples))
+            picked, order = order[:recipe.batch_size], order[recipe.batch_size:]
+            optimizer.param_groups[0]["lr"] = recipe.learning_rate * (1 - max(gone, len(losses) / recipe.steps))
             loss = model(**batch([examples[i] for i in picked], pad, model.device)).loss
             loss.backward()
             torch.nn.utils.clip_grad_norm_(weights, 1.0)
@@ -89,7 +89,7 @@ def train(model, examples: list[tuple], pad: int, seconds: float, steps: int, si
             optimizer.zero_grad()
             losses.append(loss.item())
             plot.update(len(losses), losses[-1])
-            gone = (time.perf_counter() - begun) / seconds
+            gone = (time.perf_counter() - begun) / recipe.seconds
     model.eval()
     return losses
 
@@ -159,10 +159,10 @@ def tour(given: argparse.Namespace) -> None:
         raise RuntimeError("a held-out question is among the training rows")
     step(4, f"LoRA on {len(rows)} short dialogues, most of which say who it is: at most {given.seconds:.0f} s")
     examples = [example(tokenizer, stop_ids(model, tokenizer), row) for row in rows]
-    model = with_lora(model)
+    model = with_lora(model, given.rank, given.alpha)
     trained, total = (sum(p.numel() for p in model.parameters() if p.requires_grad or every) for every in (False, True))
     say(f"{trained:,} of {total:,} parameters train ({trained / total:.2%})")
-    losses = train(model, examples, tokenizer.pad_token_id or 0, given.seconds, given.steps)
+    losses = train(model, examples, tokenizer.pad_token_id or 0, given)
     save_plot(losses, folder / "loss.png")
     model.save_pretrained(folder / "adapter", save_embedding_layers=False)
     few = max(1, len(losses) // 5)
@@ -185,16 +185,29 @@ def tour(given: argparse.Namespace) -> None:
         f"The tour took {time.perf_counter() - start:.0f} s.")
 
 
-def main() -> int:
+def settings() -> argparse.Namespace:
+    "The recipe with what the command line overrides."
+    import yaml
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     dial = os.environ.get("COOKBOOK_MODEL") or "smol"
     parser.add_argument("--model", default=dial, help="demo name, folder or hub id")
-    parser.add_argument("--seconds", type=float, default=90, help="time for the training, at most")
-    parser.add_argument("--steps", type=int, default=40, help="steps of the training, at most")
+    parser.add_argument("--recipe", type=Path, default=root / "configs" / "tour.yaml", help="settings of the training")
+    parser.add_argument("--seconds", type=float, help="time for the training, at most")
+    parser.add_argument("--steps", type=int, help="steps of the training, at most")
     parser.add_argument("--output", help="folder for plot and adapter; in the cache unless given")
     given = parser.parse_args()
-    if given.seconds <= 0 or given.steps < 2: parser.error("--seconds must be above 0 and --steps at least 2")
-    try: tour(given)
+    try: recipe = yaml.safe_load(given.recipe.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error: parser.error(f"--recipe {given.recipe}: {error}")
+    keys = {"rank", "alpha", "learning_rate", "batch_size", "steps", "seconds"}
+    if not isinstance(recipe, dict) or recipe.keys() != keys: parser.error(f"{given.recipe} must have {sorted(keys)}")
+    given = argparse.Namespace(**vars(given) | recipe | {k: v for k, v in vars(given).items() if v is not None})
+    wrong = [k for k in keys if not isinstance(getattr(given, k), (int, float)) or getattr(given, k) <= 0]
+    if wrong or given.steps < 2: parser.error(f"{wrong or 'steps'}: must be a number above 0, steps at least 2")
+    return given
+
+
+def main() -> int:
+    try: tour(settings())
     except (Exception, KeyboardInterrupt) as error:
         print(f"\nThe tour ended early: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
