@@ -8,6 +8,7 @@ __version__ = "0.1.0"
 # transformers is lazy itself: nothing of it is imported before the caller needs one of its Auto classes.
 _when_imported("transformers.models.auto.configuration_auto", "chatglm_cookbook.checkpoints:register")
 _when_imported("transformers.models.auto.tokenization_auto", "chatglm_cookbook.tokens:register")
+_when_imported("transformers.models.glm.modeling_glm", "chatglm_cookbook.checkpoints:_register_mapping")
 _when_imported("chatglm_cookbook.glm", "chatglm_cookbook.checkpoints:_register_models")
 
 

@@ -21,7 +21,6 @@ from datetime import timedelta
 from importlib import import_module, metadata, util
 from pathlib import Path, PurePosixPath
 from pkgutil import resolve_name
-from timeit import repeat
 
 # %% ../nbs/00_core.ipynb #cell-07
 def _read(path) -> str:
@@ -59,17 +58,26 @@ def _memory(root="/") -> tuple[int, int]:
     return total, free
 
 # %% ../nbs/00_core.ipynb #cell-12
-def _seconds(product, device) -> float:
-    "Best time of eight runs, of two where they are slow, after one that does not count."
+def _rounds(products: dict, device: str) -> dict[str, float]:
+    "Best seconds of each product over rounds in which all take turns, the first not counted; about half a second."
     import torch
     wait = getattr(getattr(torch, device, None), "synchronize", lambda: None)
-    run = lambda: (product(), wait())
-    first = min(repeat(run, number=1, repeat=2))
-    return min(first, *repeat(run, number=1, repeat=1 if first > 0.1 else 7))
+    threads, end, best = torch.get_num_threads(), time.perf_counter() + 0.5, dict.fromkeys(products, math.inf)
+    if device == "cpu": torch.set_num_threads(1)
+    try:
+        for turn in range(40):
+            for name, product in products.items():
+                start, _ = time.perf_counter(), (product(), wait())
+                if turn: best[name] = min(best[name], time.perf_counter() - start)
+            if turn and time.perf_counter() > end: break
+    finally: torch.set_num_threads(threads)
+    return best
 
 def _verdict(error: float, speed: float) -> str:
+    "What to call a format with relative `error` and `speed` times the speed of float32."
     if not error < 0.02: return f"wrong: {error:.0%} off the float32 result"
-    return f"works{', but slow' if speed < 0.8 else ''}: {speed:.2g} × the speed of float32"
+    if speed < 0.5: return "works, but slow: under half the speed of float32"
+    return "works, faster than float32" if speed > 1.5 else "works, about as fast as float32"
 
 # %% ../nbs/00_core.ipynb #cell-13
 def _dtypes(device: str, matmul=None) -> dict[str, str]:
@@ -79,14 +87,15 @@ def _dtypes(device: str, matmul=None) -> dict[str, str]:
     n = 512 if device == "cpu" else 2048
     draw = torch.Generator().manual_seed(0)  # its own, so that probing leaves the caller's seeds alone
     whole = torch.randint(-8, 9, (n, n), generator=draw).float().to(device)
-    exact, usual, out = whole @ whole, _seconds(lambda: whole @ whole, device), {"float32": "works"}
+    exact, errors, out, products = whole @ whole, {}, {"float32": "works"}, {"float32": lambda: whole @ whole}
     for name in ("bfloat16", "float16", "int8"):
         try:
             x = whole.to(getattr(torch, name))
-            error = (matmul(x, x).float() - exact).norm() / exact.norm()
-            out[name] = _verdict(error.item(), usual / _seconds(lambda x=x: matmul(x, x), device))
+            errors[name] = ((matmul(x, x).float() - exact).norm() / exact.norm()).item()
+            out[name], products[name] = "", lambda x=x: matmul(x, x)
         except (RuntimeError, TypeError) as e: out[name] = f"no: {str(e).splitlines()[0][:60]}"
-    return out
+    best = _rounds(products, device)
+    return out | {name: _verdict(error, best["float32"] / best[name]) for name, error in errors.items()}
 
 # %% ../nbs/00_core.ipynb #cell-16
 def _weight_bytes(format: str) -> float:
@@ -98,7 +107,8 @@ def _advice(gpu: str, free: int, dtypes: dict[str, str]) -> str:
     "One line: what runs with `free` bytes on `gpu` (empty: none) when the formats behave like `dtypes`."
     where = f"{gpu or 'No GPU'}, {free / 1e9:.1f} GB free" if free else f"{gpu or 'No GPU'}, free memory unknown"
     if free < 0.7e9: return f"{where}: start with tiny, which needs almost nothing."
-    half = next((d for d in ("bfloat16", "float16") if dtypes.get(d, "").startswith("works:")), "float32")
+    half = next((d for word in ("works, faster", "works, about") for d in ("bfloat16", "float16")
+                 if dtypes.get(d, "").startswith(word)), "float32")
     fits = next((f for f in (half, "int8", "int4") if _weight_bytes(f) * 1.2 <= free), None)
     if not fits: return (f"{where}: tiny and smol run here; ChatGLM3-6B does not, "
                          f"its weights take {_weight_bytes('int4') / 1e9:.1f} GB even in int4.")
@@ -297,24 +307,32 @@ def _png(plot) -> bytes:
     return out.getvalue()
 
 # %% ../nbs/00_core.ipynb #cell-43
-def _draw(plot):
-    "Show `plot` as it is now; the next time in half a second, or so late that it costs 5 % (the first not counted)."
-    if not plot.history: return
-    start, bundle = time.perf_counter(), {"text/plain": f"{plot.title}: {len(plot.history)} values"}
-    tenth = plot.history[-1]["step"] * 10 // plot.total if plot.total else int(start / 10)
-    if plot._handle:
-        try: bundle["image/png"] = b64encode(_png(plot)).decode()
-        except Exception as e: bundle["text/plain"] = f"{_status(plot)} (no figure: {e})"  # a plot must not end a run
-        (plot._handle.update if plot._next else plot._handle.display)(bundle, raw=True)
-    elif sys.stdout.isatty():
-        print(f"\r\033[K{plot.title}: {_status(plot)}", end="\n" if plot.closed else "", flush=True)
-    elif plot.closed or tenth > plot._tenth: print(f"{plot.title}: {_status(plot)}", flush=True)
-    plot._tenth, plot._next = tenth, (now := time.perf_counter()) + max(0.5, 20 * (now - start) * bool(plot._next))
+def _print(plot):
+    "Print the status of `plot`: in a terminal over the line before, elsewhere for each tenth of the run; no step twice."
+    step, terminal = plot.history[-1]["step"], sys.stdout.isatty()
+    tenth = step * 10 // plot.total if plot.total else int(time.perf_counter() / 10)
+    said = (step, terminal and plot.closed)
+    if said == plot._said or not (terminal or plot.closed or tenth > plot._tenth): return
+    line = f"{plot.title}: {_status(plot)}"
+    print(f"\r\033[K{line}" if terminal else line, end="" if terminal and not plot.closed else "\n", flush=True)
+    plot._said, plot._tenth = said, tenth
 
 def _notebook():
     "A handle that shows something in place of what it showed before, or None outside a notebook."
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     return import_module("IPython.display").DisplayHandle() if hasattr(shell, "kernel") else None
+
+# %% ../nbs/00_core.ipynb #cell-43b
+def _draw(plot):
+    "Show `plot` as it is now; the next time in half a second, or so late that it costs 5 % (the first not counted)."
+    if not plot.history: return
+    start, bundle = time.perf_counter(), {"text/plain": f"{plot.title}: {len(plot.history)} values"}
+    if plot._handle:
+        try: bundle["image/png"] = b64encode(_png(plot)).decode()
+        except Exception as e: bundle["text/plain"] = f"{_status(plot)} (no figure: {e})"  # a plot must not end a run
+        (plot._handle.update if plot._next else plot._handle.display)(bundle, raw=True)
+    else: _print(plot)
+    plot._next = (now := time.perf_counter()) + max(0.5, 20 * (now - start) * bool(plot._next))
 
 # %% ../nbs/00_core.ipynb #cell-44
 class LossPlot:
@@ -329,7 +347,7 @@ class LossPlot:
         if total is not None and total < 1: raise ValueError(f"total must be at least 1, not {total}")
         if not 0 <= smooth < 1: raise ValueError(f"smooth must be from 0 to below 1, not {smooth}")
         self.total, self.title, self.smooth, self.history, self.closed = total, title, smooth, [], False
-        self._first, self._next, self._tenth, self._handle = None, 0.0, 0, _notebook()
+        self._first, self._next, self._tenth, self._said, self._handle = None, 0.0, 0, None, _notebook()
 
     def update(self, step: int, loss: float | None = None, eval_loss: float | None = None) -> None:
         "Note a loss, an evaluation loss or both after `step` steps; draws if it is time to."

@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from statistics import median
 
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
@@ -24,6 +25,21 @@ from transformers.generation.streamers import BaseStreamer
 
 from .tokens import TokenStream, encode_chat, process_response
 from .window import ChatWindow
+
+# %% ../nbs/10_deploy.ipynb #cell-07a
+_roles = ("system", "user", "assistant", "observation", "tool")
+
+def _message(i: int, given: dict) -> dict:
+    "A copy of `given`, which is `history[i]`, with a string as content. Raises `TypeError` or `ValueError`."
+    role, content = given.get("role"), given.get("content")
+    if role not in _roles: raise ValueError(f"history[{i}]: role must be one of {', '.join(_roles)}, not {role!r}")
+    if content is None and given.get("tool_calls"): content = ""
+    if isinstance(content, list):
+        parts = [part.get("text") if isinstance(part, dict) else part for part in content]
+        content = "".join(parts) if all(isinstance(part, str) for part in parts) else content
+    if not isinstance(content, str):
+        raise TypeError(f"history[{i}]: content must be a string or a list of text parts, not {content!r}")
+    return copy.deepcopy(given) | {"content": content}
 
 # %% ../nbs/10_deploy.ipynb #cell-08
 def as_messages(
@@ -34,7 +50,7 @@ def as_messages(
     if isinstance(history, (str, dict)): raise TypeError(f"history must be a list, not a {type(history).__name__}")
     messages = []
     for i, turn in enumerate(history or []):
-        if isinstance(turn, dict) and isinstance(turn.get("role"), str): messages.append(copy.deepcopy(turn))
+        if isinstance(turn, dict): messages.append(_message(i, turn))
         elif isinstance(turn, (tuple, list)) and len(turn) == 2 and all(isinstance(t, str) for t in turn):
             messages += [{"role": role, "content": text} for role, text in zip(("user", "assistant"), turn)]
         else: raise TypeError(f"history[{i}] must be a message with a role or a pair (query, reply), not {turn!r}")
@@ -86,6 +102,12 @@ def full_settings(
     return settings
 
 # %% ../nbs/10_deploy.ipynb #cell-16
+def _check_pair(model, tokenizer) -> None:
+    "Raises `TypeError` where `model` cannot generate, most often because the two are swapped."
+    if hasattr(model, "generate"): return
+    swapped = "model and tokenizer seem swapped" if hasattr(tokenizer, "generate") else "model cannot generate"
+    raise TypeError(f"{swapped}: pass (model, tokenizer, …), not ({type(model).__name__}, {type(tokenizer).__name__}, …)")
+
 def stop_ids(model, tokenizer) -> list[int]:  # sorted, no doubles
     "Ids that end a reply: the end tokens of model and tokenizer, and the role tokens that open someone else's turn."
     ends = [tokenizer.eos_token_id]
@@ -161,6 +183,7 @@ class _Request:
 
 def _request(model, tokenizer, query, history, *, role="user", system=None, tools=None, on_overflow="error", **given):
     "The request that `chat` and `stream_chat` both run, checked."
+    _check_pair(model, tokenizer)
     if not isinstance(query, str): raise TypeError(f"query must be a string, not {query!r}")
     if role not in ("user", "observation", "tool", "system"):
         raise ValueError(f"role must be 'user', 'observation', 'tool' or 'system', not {role!r}")
@@ -280,6 +303,7 @@ class ChatWidget(ChatWindow):
         tools: list | None = None,  # tools that the model may call
         **options,                  # as for `chat`; the sliders start from them
     ):
+        _check_pair(model, tokenizer)
         given = full_settings(**{name: v for name, v in options.items() if name not in ("role", "on_overflow")})
         start = {"temperature": given["temperature"] if given["do_sample"] else 0.0,
                  "top_p": options.get("top_p", 0.8), "max_new_tokens": given.get("max_new_tokens", 256)}
@@ -310,33 +334,37 @@ class Cost:
         return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())])
 
 # %% ../nbs/10_deploy.ipynb #cell-51
-def _seconds(step, repeats: int) -> float:
-    "Median time of `step`, after one run that does not count."
-    times = []
-    for _ in range(repeats + 1):
-        start = time.perf_counter()
-        step()
-        if torch.cuda.is_available(): torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    return sorted(times[1:])[repeats // 2]
+class _Clock(LogitsProcessor):
+    "Notes the time at which the scores of each new token are there."
+    def __init__(self): self.times = [time.perf_counter()]
+
+    def __call__(self, input_ids, scores):
+        if scores.is_cuda: torch.cuda.synchronize()
+        self.times.append(time.perf_counter())
+        return scores
+
+def _timed(model, ids, count):
+    "Seconds for reading `ids`, seconds for each of `count` greedy tokens after the first, and the cache they leave."
+    exact = {"max_new_tokens": count + 1, "min_new_tokens": count + 1, **full_settings(temperature=0)}
+    clock = _Clock()
+    out = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), pad_token_id=0, logits_processor=[clock],
+                         return_dict_in_generate=True, **exact)
+    read, *written = [end - start for start, end in zip(clock.times, clock.times[1:])]
+    return read, written, out.past_key_values
 
 def _tensor_bytes(tensors) -> int:
     "Bytes of `tensors`, tied ones once."
     return sum(t.numel() * t.element_size() for t in {t.data_ptr(): t for t in tensors}.values())
-def _write(model, ids, count):
-    "What `generate` returns after exactly `count` greedy tokens, cache included."
-    exact = {"max_new_tokens": count, "min_new_tokens": count, **full_settings(temperature=0)}
-    return model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), pad_token_id=0,
-                          return_dict_in_generate=True, **exact)
 
 # %% ../nbs/10_deploy.ipynb #cell-52
 def running_cost(
     model, tokenizer, *,
     prompt_tokens: int = 256,
     new_tokens: int = 16,
-    repeats: int = 3,        # the median of so many is taken
+    repeats: int = 3,        # runs that count, after one that warms up
 ) -> Cost:
     "Memory and speed of `model`, measured by running it. Raises `ValueError` where the tokens do not fit its window."
+    _check_pair(model, tokenizer)
     window = context_window(model)
     if min(prompt_tokens, new_tokens, repeats) < 1: raise ValueError("prompt_tokens, new_tokens, repeats: at least 1")
     if window and prompt_tokens + new_tokens >= window:
@@ -345,10 +373,9 @@ def running_cost(
     ids = torch.tensor([(start * (prompt_tokens // len(start) + 1))[-prompt_tokens:]], device=model.device)
 
     with _quiet_state(model, None):
-        read = _seconds(lambda: _write(model, ids, 1), repeats)
-        both = _seconds(lambda: _write(model, ids, new_tokens + 1), repeats)
-        layers = _write(model, ids, 1).past_key_values.layers
-    cache = _tensor_bytes(t for layer in layers for t in (layer.keys, layer.values)) // prompt_tokens
+        runs = [_timed(model, ids, new_tokens) for _ in range(repeats + 1)][1:]
+    tensors = [t for layer in runs[0][2].layers for t in (layer.keys, layer.values)]
+    cache = _tensor_bytes(tensors) // (prompt_tokens + new_tokens)
     weights = list(model.parameters())
     return Cost(sum(p.numel() for p in weights), _tensor_bytes([*weights, *model.buffers()]), cache, window,
-                       prompt_tokens / read, new_tokens / max(both - read, 1e-9))
+                prompt_tokens / median(read for read, _, _ in runs), 1 / median(t for _, each, _ in runs for t in each))

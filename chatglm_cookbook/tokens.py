@@ -12,11 +12,13 @@ import copy
 import functools
 import hashlib
 import html
+import inspect
 import json
 import os
 import re
+import secrets
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -211,6 +213,34 @@ def _surface(token: str, hidden: frozenset) -> str | bytes:
     if blank := re.fullmatch(r"<\|blank_(\d+)\|>", token): return " " * int(blank[1])
     return {"<n>": "\n", "<|tab|>": "\t"}.get(token) or token.replace("▁", " ")
 
+# %% ../nbs/03_tokens.ipynb #cell-19c
+class _Later(Sequence):
+    "A list that is made when somebody looks into it."
+    def __init__(self, make): self.all = functools.cache(make)
+    def __getitem__(self, i): return self.all()[i]
+    def __len__(self): return len(self.all())
+    def __reduce__(self): return list, (self.all(),)
+
+_usual = {k: p.default for k, p in inspect.signature(PreTrainedTokenizerFast._encode_plus).parameters.items()}
+_shape = "padding_strategy", "truncation_strategy", "max_length", "stride", "pad_to_multiple_of", "padding_side"
+
+class _Quick:
+    def _quick(self, texts, options, usual) -> BatchEncoding | None:
+        "Ids and masks of a list of `texts`, None where `options` ask for more; offsets cost more than the ids."
+        free = {*_shape, "add_special_tokens", "split_special_tokens", "verbose"}
+        if not (isinstance(texts, (list, tuple)) and texts and all(isinstance(t, str) for t in texts)): return None
+        if "attention_mask" not in self.model_input_names or "token_type_ids" in self.model_input_names: return None
+        if any(v != _usual.get(k) for k, v in options.items() if k not in free): return None
+        options, split = _usual | options, options.get("split_special_tokens")
+        self.set_truncation_and_padding(**{k: options[k] for k in _shape})
+        self._tokenizer.encode_special_tokens = self.split_special_tokens if split is None else split
+        found = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=options["add_special_tokens"])
+        data = {"input_ids": [e.ids for e in found], "attention_mask": [e.attention_mask for e in found]}
+        for ids in data["input_ids"]:
+            self._eventual_warn_about_too_long_sequence(ids, options["max_length"], options["verbose"])
+        return BatchEncoding(data, _Later(lambda: usual().encodings), n_sequences=1)
+
+# %% ../nbs/03_tokens.ipynb #cell-19b
 class _Positions:
     "Position ids beside ids and mask, as the original classes of ChatGLM2 and 3 return them."
     def _place(self, batch):
@@ -219,8 +249,9 @@ class _Positions:
         masks = batch["attention_mask"]
         batch["position_ids"] = [count(m) for m in masks] if masks and isinstance(masks[0], list) else count(masks)
         return batch
-    def _encode_plus(self, text, *args, return_tensors=None, **kwargs):
-        batch = self._place(super()._encode_plus(text, *args, return_tensors=None, **kwargs))
+    def _encode_plus(self, text, text_pair=None, return_tensors=None, **options):
+        usual = functools.partial(super()._encode_plus, text, text_pair, **options)
+        batch = self._place(text_pair is None and self._quick(text, options, usual) or usual())
         if return_tensors is None: return batch
         single = not (batch["input_ids"] and isinstance(batch["input_ids"][0], list))
         return batch.convert_to_tensors(return_tensors, prepend_batch_axis=single)
@@ -281,7 +312,7 @@ TOOLS{% endmacro -%}
 {%- macro body(m, own) %}{{ (m.metadata or '') + '\\n' + (JOIN + m.content if m.content else '') }}
 {%- if own is not none %}{{ listed(own) }}{% endif %}{% endmacro -%}
 {{- PREFIX -}}
-{%- if tools and messages[0].role != 'system' %}{{ '<|system|>' + body({'content': INTRO}, tools) }}{% endif -%}
+{%- if tools and (APART or messages[0].role != 'system') %}{{ '<|system|>' + body({'content': INTRO}, tools) }}{% endif -%}
 {%- for m in messages -%}
 {%- if m.role not in ['system', 'user', 'assistant', 'observation', 'tool'] -%}
 {{ raise_exception('role must be system, user, assistant, observation or tool, not ' ~ m.role) }}{% endif -%}
@@ -292,7 +323,9 @@ TOOLS{% endmacro -%}
 {%- else %}{{ opened('assistant' if add_generation_prompt else 'observation' if m.metadata else 'user') }}{% endif -%}
 {% endgeneration %}
 {%- elif m.role == 'system' -%}
-{{ body(m, tools if tools and loop.first else m.tools if m.tools is defined else none) }}
+{%- set own = none if APART else tools if tools and loop.first else m.tools if m.tools is defined else none -%}
+{%- if APART and m.tools %}{{ body({'content': INTRO}, m.tools) + ('<|system|>' if m.content else '') }}{% endif -%}
+{%- if m.content or not (APART and m.tools) %}{{ body(m, own) }}{% endif -%}
 {%- else %}{{ body(m, none) }}{% endif -%}
 {%- endfor -%}
 {%- if add_generation_prompt and messages[-1].role != 'assistant' %}{{ '<|assistant|>' }}{% endif -%}"""
@@ -307,11 +340,11 @@ _templates = {
                      "'[Round ' ~ loop.index0 // 2 ~ ']\\n问：' ~ m.content ~ '\\n答：'"),
     2: _filled(_rounds, PREFIX="'[gMASK]sop'", GAP="'\\n\\n'", START="''", STOP="'</s>'",
                ROUND="'[Round ' ~ (loop.index0 // 2 + 1) ~ ']\\n\\n问：' ~ m.content ~ '\\n\\n答：'"),
-    3: _filled(_turns, PREFIX="'[gMASK]sop'", JOIN="' '", TOOLS="{{ '\\n' + ns.all | tojson(indent=4) }}",
+    3: _filled(_turns, APART="false", PREFIX="'[gMASK]sop'", JOIN="' '", TOOLS="{{ '\\n' + ns.all | tojson(indent=4) }}",
                INTRO="'Answer the following questions as best as you can. You have access to the following tools:'"),
-    4: _filled(_turns, PREFIX="'[gMASK]<sop>'", JOIN="''", TOOLS="{{ '\\n\\n# 可用工具' }}{% for t in ns.all %}"
+    4: _filled(_turns, APART="true", PREFIX="'[gMASK]<sop>'", JOIN="''", TOOLS="{{ '\\n\\n# 可用工具' }}{% for t in ns.all %}"
                "{{ '\\n\\n## ' + t.name + '\\n\\n' + t | tojson(indent=4) + "
-               "'\\n在调用上述函数时，请使用 Json 格式表示调用参数。' }}{% endfor %}",
+               "'\\n在调用上述函数时，请使用 Json 格式表示调用的参数。' }}{% endfor %}",
                INTRO="'你是一个名为 ChatGLM 的人工智能助手。你是基于智谱AI训练的语言模型 GLM-4 模型开发的，"
                "你的任务是针对用户的问题和要求提供适当的答复和支持。'"),
 }
@@ -365,9 +398,8 @@ class _Dialogue:
 class _Marks(_Dialogue):
     "What `apply_chat_template` needs before and after the template."
     def _marked(self, *values):
-        "The `values` with a mark inside every special-looking word, and the mark: a character they do not hold."
-        written = json.dumps(values, ensure_ascii=False, default=str)
-        mark = next(c for c in map(chr, range(0xFDD1, 0xFDF0)) if c not in written)
+        "The `values` with a mark inside every special-looking word, and the mark: noncharacters nobody can guess."
+        mark = "".join(chr(0xFDD1 + secrets.randbelow(31)) for _ in range(12))
         special = re.compile("|".join(map(re.escape, self._control())))
         change = lambda text: special.sub(lambda word: word[0][0] + mark + word[0][1:], text)
         return *(_mapped(value, change) for value in values), mark
@@ -407,7 +439,7 @@ class _ChatTemplate(_Marks):
         return batch if return_dict else batch["input_ids"]
 
 # %% ../nbs/03_tokens.ipynb #cell-32
-class _ChatGLMBase(_ChatTemplate, _Texts, _Positions, PreTrainedTokenizerFast):
+class _ChatGLMBase(_ChatTemplate, _Texts, _Positions, _Quick, PreTrainedTokenizerFast):
     model_input_names = ["input_ids", "attention_mask", "position_ids"]
     @classmethod
     def convert_to_native_format(cls, trust_remote_code=False, **kwargs): return kwargs
@@ -455,8 +487,7 @@ class ChatGLM1Tokenizer(_ChatGLMBase):
     vocab_files_names = {"vocab_file": "ice_text.model", "tokenizer_file": "tokenizer.json"}
     def __init__(self, vocab_file=None, tokenizer_file=None, generation=1, **kwargs):
         if generation != 1: raise ValueError(f"ice_text.model belongs to generation 1, not {generation!r}")
-        given = kwargs.pop("model_specific_special_tokens", None) or {}
-        own = {"gmask_token": "[gMASK]", "end_token": "</s>"} | given
+        own = {"gmask_token": "[gMASK]", "end_token": "</s>"} | (kwargs.pop("model_specific_special_tokens", None) or {})
         names = {"bos": "<sop>", "eos": "<eop>", "pad": "<pad>", "unk": "<unk>", "mask": "[MASK]"}
         names = {f"{k}_token": v for k, v in names.items()}
         super().__init__(vocab_file, tokenizer_file, 1, model_specific_special_tokens=own, **names | kwargs)
@@ -477,7 +508,7 @@ class ChatGLM1Tokenizer(_ChatGLMBase):
         return hidden, [[0] * pad + [*range(start)] + frozen, blocks]
 
 # %% ../nbs/03_tokens.ipynb #cell-35
-def _class_of(name: str, options: dict):
+def _class_of(name, options: dict):
     "The tokenizer class for the folder or hub id `name`, None where it is not ChatGLM's."
     from transformers.models.auto.tokenization_auto import get_tokenizer_config
     from transformers.utils import cached_file
@@ -490,7 +521,7 @@ def _class_of(name: str, options: dict):
             if json.loads(config.read_text()).get("model_type") == "chatglm": kind = "ChatGLMTokenizer"
         if kind not in ("ChatGLMTokenizer", "ChatGLM1Tokenizer", "ChatGLM4Tokenizer"): return None
         first = kind == "ChatGLM1Tokenizer" or kind == "ChatGLMTokenizer" and there("ice_text.model")
-    except OSError: return None  # transformers says what is wrong with the name
+    except (OSError, ValueError, TypeError, AttributeError): return None  # transformers says what is wrong with the name
     if kind == "ChatGLM4Tokenizer":
         raise ValueError(f"{name} is GLM-4 in the original layout; take its tokenizer from the -hf folder, such as "
                          "zai-org/glm-4-9b-chat-hf")
@@ -504,11 +535,10 @@ def register() -> None:
     if hasattr(original, "__wrapped__") and original.__module__ == __name__: return
     @functools.wraps(original, assigned=("__doc__", "__name__", "__qualname__"))
     def from_pretrained(cls, pretrained_model_name_or_path, *inputs, **kwargs):
-        name = str(pretrained_model_name_or_path)
-        found = None if kwargs.get("gguf_file") else _class_of(name, kwargs)
-        if found is None: return original(cls, name, *inputs, **kwargs)
+        found = None if kwargs.get("gguf_file") else _class_of(pretrained_model_name_or_path, kwargs)
+        if found is None: return original(cls, pretrained_model_name_or_path, *inputs, **kwargs)
         for key in ("config", "use_fast", "trust_remote_code", "tokenizer_type", "code_revision"): kwargs.pop(key, None)
-        return found.from_pretrained(name, *inputs, **kwargs)
+        return found.from_pretrained(pretrained_model_name_or_path, *inputs, **kwargs)
     auto.AutoTokenizer.from_pretrained = classmethod(from_pretrained)
 
 # %% ../nbs/03_tokens.ipynb #cell-39
@@ -524,9 +554,8 @@ def encode_chat(
                          "tokenizer.chat_template, or take the chat version of the model")
     messages = [dict(m) for m in messages]
     if not messages: raise ValueError("messages is empty: a dialogue needs at least one message")
-    ids = tokenizer.apply_chat_template(messages, tools=tools or None, add_generation_prompt=add_generation_prompt,
-                                        tokenize=True, return_dict=False, sanitize_control_tokens=True)
-    return list(ids)
+    return list(tokenizer.apply_chat_template(messages, tools=tools or None, tokenize=True, return_dict=False,
+                add_generation_prompt=add_generation_prompt, sanitize_control_tokens=True))
 
 # %% ../nbs/03_tokens.ipynb #cell-42
 def encode_turns(
@@ -557,11 +586,11 @@ class _Shown(str):
 
 def _readable(tokenizer, i: int) -> str:
     "What token `i` looks like: its text, the byte it stands for in hexadecimal, or its name."
-    part = tokenizer.decode([i]) if i >= 0 else ""
-    if hasattr(tokenizer, "_surfaces") and 0 <= i < len(tokenizer): part = tokenizer._surfaces()[i]
+    if not 0 <= i < len(tokenizer): return str(i)
+    part = tokenizer._surfaces()[i] if hasattr(tokenizer, "_surfaces") else tokenizer.decode([i])
     if isinstance(part, bytes): part = part.decode() if part.isascii() else f"{part[0]:02X}"
     elif "\ufffd" in part: part = str(tokenizer.convert_ids_to_tokens(i))
-    return part or (i >= 0 and tokenizer.backend_tokenizer.id_to_token(i)) or str(i)
+    return part or tokenizer.backend_tokenizer.id_to_token(i) or str(i)
 
 def _box(text: str, number: int, i: int, special: bool, trained: bool | None) -> str:
     tint = ("66,133,244", "244,160,0", "15,157,88", "171,71,188")[number % 4]
@@ -581,10 +610,8 @@ def show_tokens(
     "The tokens of `ids` as coloured boxes, with the id as tooltip. Raises `ValueError` for labels of another length."
     ids = [int(i) for i in ids]
     if labels is not None and len(labels) != len(ids): raise ValueError(f"{len(labels)} labels for {len(ids)} ids")
-    special, boxes = set(tokenizer.added_tokens_decoder), []
-    for n, i in enumerate(ids):
-        trained = None if labels is None else labels[n] != -100
-        boxes.append(_box(_readable(tokenizer, i), n, i, i in special, trained))
+    special, trained = set(tokenizer.added_tokens_decoder), [None if labels is None else k != -100 for k in labels or ids]
+    boxes = [_box(_readable(tokenizer, i), n, i, i in special, trained[n]) for n, i in enumerate(ids)]
     return _Shown(f'<div style="font-family:monospace;line-height:1.9">{"".join(boxes)}</div>')
 
 # %% ../nbs/03_tokens.ipynb #cell-50

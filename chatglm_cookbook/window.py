@@ -46,16 +46,19 @@ class _Conversation:
         self.function, self.first, self.settings = answer, list(history or []), settings
         self.history = self.shown = self.first
         self.reply, self.note, self.thread = None, "", None
-        self.halt, self.lock = threading.Event(), threading.Lock()
+        self.halt, self.lock, self.busy = threading.Event(), threading.Lock(), False
+
+    def begin(self, text: str) -> None:
+        self.shown, self.reply, self.note = [*self.history, {"role": "user", "content": text}], "", "…"
 
     def answer(self, text: str, **settings) -> Iterator[str | dict]:
         "Yields the growing reply to `text`. The history keeps what was said; an error is shown and raised."
-        self.shown, start = [*self.history, {"role": "user", "content": text}], time.perf_counter()
-        self.reply, self.note = "", "…"
+        start = time.perf_counter()
+        self.begin(text)
         try:
             stream = self.function(text, self.history, self.halt, **(self.settings | settings))
-            for count, (self.reply, self.shown) in enumerate(stream, 1):
-                self.note = f"{count / max(time.perf_counter() - start, 1e-9):.1f} updates/s"
+            for self.reply, self.shown in stream:
+                self.note = f"{time.perf_counter() - start:.1f} s"
                 yield self.reply
             self.history = self.shown
             if self.halt.is_set(): self.note = "stopped"
@@ -67,23 +70,26 @@ class _Conversation:
 class _Buttons(_Conversation):
     "What the buttons do, in a thread so that the notebook stays usable. `show` runs after every change."
     def show(self) -> None: pass
+    def stop(self) -> None: self.halt.set()
 
     def send(self, text: str, **settings) -> bool:
         "True where a reply to `text` is now being written; False where there is no text, or a reply on its way."
         with self.lock:
-            if not text.strip() or (self.thread and self.thread.is_alive()): return False
+            if not text.strip() or self.busy: return False
             self.halt.clear()
+            self.begin(text)
+            self.busy = True
+            self.show()
             self.thread = threading.Thread(target=self._work, args=(text, settings), daemon=True)
             self.thread.start()
-            return True
+        return True
 
     def _work(self, text, settings):
         try:
             for _ in self.answer(text, **settings): self.show()
         except Exception: pass  # `answer` has put it among the messages
+        self.busy = False
         self.show()
-
-    def stop(self) -> None: self.halt.set()
 
     def clear(self) -> None:
         self.stop()
@@ -115,10 +121,12 @@ def _panel(buttons) -> dict:
     "The widgets of a chat window, wired to `buttons`; the window itself is `whole`."
     import ipywidgets as w
     said, sliders = w.HTML(), _sliders(buttons.settings)
-    text = w.Textarea(placeholder="Your message", layout=w.Layout(width="auto", height="64px"))
+    hint = "Your message. Enter makes a new line, Send sends it."
+    text = w.Textarea(placeholder=hint, layout=w.Layout(width="auto", height="64px"))
     page = w.Box([said], layout=w.Layout(max_height="420px", overflow="auto", flex_flow="column-reverse"))
     names = {"Send": "primary", "Stop": "warning", "Clear": ""}
     keys = {name: w.Button(description=name, button_style=style) for name, style in names.items()}
+    keys["Stop"].disabled = True
 
     def send(_):
         if buttons.send(text.value, **{name: slider.value for name, slider in sliders.items()}): text.value = ""
@@ -135,7 +143,9 @@ class _Window(_Buttons):
 
     def show(self) -> None:
         "Brings the widgets, where there are any, up to date."
-        if self.widgets: self.widgets["said"].value = transcript(self.shown, self.note)
+        if not self.widgets: return
+        self.widgets["said"].value = transcript(self.shown, self.note)
+        self.widgets["Send"].disabled, self.widgets["Stop"].disabled = self.busy, not self.busy
 
     def _repr_mimebundle_(self, include=None, exclude=None) -> dict:
         text = "\n".join(f"{m['role']}: {_said(m)}" for m in self.shown) or "no messages yet; ask(text) starts"

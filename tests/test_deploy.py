@@ -1,5 +1,6 @@
 """Chatting: what the lesson does not show. Every generation, refusals, streams that stop and fail, tools."""
 import threading
+import time
 import warnings
 
 import pytest
@@ -169,9 +170,39 @@ def test_unknown_settings_and_other_types(loaded):
     with pytest.raises(TypeError, match="did you mean 'top_p'"): chat(model, tokenizer, "x", topp=1)
     with pytest.raises(TypeError, match="query must be"): chat(model, tokenizer, None)
     with pytest.raises(TypeError, match="history must be a list"): as_messages("hello")
+    for swapped in (chat, stream_chat):
+        with pytest.raises(TypeError, match="model and tokenizer seem swapped"): swapped(tokenizer, model, "x")
+    for swapped in (ChatWidget, running_cost):
+        with pytest.raises(TypeError, match="seem swapped"): swapped(tokenizer, model)
+    with pytest.raises(TypeError, match="model cannot generate.*Linear"): chat(torch.nn.Linear(1, 1), tokenizer, "x")
     with pytest.raises(TypeError, match="system must be"): as_messages([], 3)
     with pytest.raises(ValueError, match="role must be"): stream_chat(model, tokenizer, "x", role="assistant")
     with pytest.raises(ValueError, match="beams cannot stream"): stream_chat(model, tokenizer, "x", num_beams=2)
+
+
+@pytest.mark.parametrize("message, error, words", [
+    ({"role": "human", "content": "Hi"}, ValueError, "role must be one of system, user.*'human'"),
+    ({"content": "Hi"}, ValueError, "role must be"), ({"role": ["user"], "content": "Hi"}, ValueError, "role must be"),
+    ({"role": "user"}, TypeError, "content must be"), ({"role": "assistant", "content": None}, TypeError, "content must be"),
+    ({"role": "assistant", "content": None, "tool_calls": []}, TypeError, "content must be"),
+    ({"role": "user", "content": 3}, TypeError, "content must be"),
+    ({"role": "user", "content": [{"type": "image_url", "image_url": {}}]}, TypeError, "content must be.*image_url"),
+    (("a", None), TypeError, "must be a message with a role or a pair")])
+def test_a_bad_message_is_named(loaded, message, error, words):
+    history = [{"role": "user", "content": "fine"}, message]
+    with pytest.raises(error, match=r"history\[1\].*" + words): chat(*loaded["tiny-v3"], "x", history)
+
+
+def test_the_other_forms_of_a_message():
+    call = {"function": {"name": "weather", "arguments": '{"city": "Paris"}'}}
+    given = [{"role": "user", "content": [{"type": "text", "text": "What "}, "now?"]},
+             {"role": "assistant", "content": None, "tool_calls": [call]}, {"role": "tool", "content": "21"},
+             {"role": "assistant", "metadata": "weather", "content": ""}]
+    messages = as_messages(given)
+    assert [m["content"] for m in messages] == ["What now?", "", "21", ""]
+    assert messages[1]["tool_calls"] == [call] and messages[3]["metadata"] == "weather"
+    messages[1]["tool_calls"][0]["function"]["name"] = "other"
+    assert call["function"]["name"] == "weather" and given[1]["content"] is None  # the caller's are left alone
 
 
 def test_no_warning_from_generate(loaded):
@@ -256,6 +287,24 @@ def test_running_cost(loaded):
         assert "tokens/s" in str(cost)
     with pytest.raises(ValueError, match="at least 1"): running_cost(model, tokenizer, repeats=0)
     with pytest.raises(ValueError, match="window"): running_cost(model, tokenizer, prompt_tokens=10**7)
+
+
+@pytest.mark.parametrize("pauses", [(0.12, 0.0), (0.0, 0.03)])
+def test_each_speed_is_timed_by_itself(loaded, pauses):
+    "A pause in one of the two phases shows in that phase, exactly, and never makes the other negative or endless."
+    model, tokenizer = loaded["tiny-v3"]
+    old = model.forward
+
+    def forward(*args, **kwargs):
+        out = old(*args, **kwargs)
+        time.sleep(pauses[0] if args and args[0].shape[1] > 1 or kwargs["input_ids"].shape[1] > 1 else pauses[1])
+        return out
+    model.forward = forward
+    try: cost = running_cost(model, tokenizer, prompt_tokens=24, new_tokens=5, repeats=2)
+    finally: model.forward = old
+    assert cost.cache_bytes_per_token == running_cost(model, tokenizer, prompt_tokens=8, new_tokens=2, repeats=1).cache_bytes_per_token
+    if pauses[0]: assert cost.prefill <= 24 / pauses[0] and 0 < cost.decode < 1e5
+    else: assert 0 < cost.decode <= 1 / pauses[1] and cost.prefill > 0
 
 
 def test_peft_model_chats(loaded):

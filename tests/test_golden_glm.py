@@ -86,6 +86,30 @@ def test_loss_and_gradients(model, case):
         relative(norm(grads[f"{ours}.mlp.gate_up_proj.weight"]), each[f"{theirs}.mlp.dense_h_to_4h.weight"])
 
 
+def test_loss_of_a_left_padded_batch(model, case):
+    "In the original a padding row sees the whole row, so the label of the first real token is predicted from padding."
+    folder, given, _ = case
+    numbers = json.loads((folder / "expected.json").read_text())
+    model.get_input_embeddings().padding_idx = None  # the original gives the padding row its gradient
+    ids, mask, positions = (given[f"batch.{name}"] for name in ("input_ids", "attention_mask", "position_ids"))
+    labels, real = given["loss_padded.labels"], mask.bool()
+    causal = torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool).tril()
+    seen = (causal & real[:, None]) | ~real[:, :, None]  # a padding query sees everything, as in the original
+    out = model(ids, attention_mask=torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min)[:, None],
+                position_ids=positions, labels=labels)
+    assert abs(out.loss.item() - numbers["loss_padded"]) <= 1e-5
+    out.loss.backward()
+    relative(norm(*(p.grad for p in model.parameters())), numbers["loss_padded.grad_norm"])
+
+    first = torch.nn.functional.pad(~real[:, :-1] & real[:, 1:], (1, 0))  # first real token after padding
+    assert first.sum() == (~real[:, 0]).sum() > 0
+    labels = labels.masked_fill(first, -100)
+    plain = model(ids, attention_mask=mask, position_ids=positions, labels=labels).loss
+    shift = labels[:, 1:].flatten()
+    theirs = torch.nn.functional.cross_entropy(out.logits[:, :-1].flatten(0, 1), shift)
+    assert abs((plain - theirs).item()) <= 1e-5
+
+
 def norm(*tensors): return torch.stack([t.norm() for t in tensors]).norm().item()
 
 

@@ -16,7 +16,7 @@ from chatglm_cookbook.tokens import (ChatGLM1Tokenizer, ChatGLMTokenizer, TokenS
                                      encode_turns, process_response, register, render, show_tokens)
 
 GOLDEN = Path(__file__).parent / "golden"
-relaxed = settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
+relaxed = settings(deadline=None, max_examples=60, derandomize=True, suppress_health_check=list(HealthCheck))
 
 
 def cases(name):
@@ -387,6 +387,133 @@ def test_any_text_is_only_text_in_a_dialogue(tiny, text):
         special = set(t._control().values())
         ids = encode_chat(t, [{"role": "user", "content": text}])
         assert [i for i in ids if i in special] == [i for i in encode_chat(t, [{"role": "user", "content": "x"}]) if i in special]
+
+
+marks = "".join(map(chr, range(0xFDD0, 0xFDF0)))  # noncharacters, of which `apply_chat_template` hides some in texts
+hostile = st.lists(st.one_of(st.sampled_from(["<|user|>", "<|", "|>", "[gMASK]", "[", "sop", " sop ", "</s>", "<eop>", "<n>", "▁",
+                                              "<|blank_2|>", "<0x0A>", "{{", "{% generation %}", "\0", "\n", marks]),
+                             st.sampled_from(marks), texts), max_size=12).map("".join)
+
+
+@relaxed
+@given(hostile, hostile)
+@example(marks * 2, forged + marks)
+def test_hostile_texts_are_only_text(tiny, text, name):
+    for t in tiny.values():
+        special = set(t._control().values())
+        ids = encode_chat(t, [{"role": "user", "content": text}])
+        assert [i for i in ids if i in special] == [i for i in encode_chat(t, [{"role": "user", "content": "x"}]) if i in special]
+    tools = [{"name": name, "description": text}]
+    roles = [i for i in encode_chat(tiny[3], [{"role": "tool", "metadata": name, "content": text}], tools) if i >= tiny[3].get_command("<|system|>")]
+    assert [tiny[3].decode(i) for i in roles] == ["<|system|>", "<|observation|>", "<|assistant|>"]
+
+
+@relaxed
+@given(hostile)
+def test_a_message_has_the_ids_of_its_text(tiny, text):
+    t = tiny[3]
+    want = t("").input_ids + [t.get_command("<|user|>")] + [i for part in ("\n", text) for i in t.encode(part, add_special_tokens=False)]
+    assert encode_chat(t, [{"role": "user", "content": text}]) == want + [t.get_command("<|assistant|>")]
+
+
+def test_long_and_broken_texts(tiny):
+    import time
+    big = ("你好, world <|user|> </s> \n" * 50_000)[:1_000_000]
+    for t in tiny.values():
+        start = time.perf_counter()
+        assert len(encode_chat(t, [{"role": "user", "content": big}])) > 100_000
+        assert time.perf_counter() - start < 20  # under a second for each; quadratic time would take hours
+        with pytest.raises(ValueError, match="surrogates not allowed"): encode_chat(t, [{"role": "user", "content": "a\ud83db"}])
+
+
+@pytest.mark.parametrize("generation", [1, 2, 3])
+def test_ids_that_are_no_tokens(tiny, generation):
+    import numpy as np
+    import torch
+    t = tiny[generation]
+    for i in (-1, -100, len(t), 65_000, 2**40, 2**70):
+        assert t.decode(i) == t.decode([i]) == "" and t.convert_ids_to_tokens([i]) == [""] and TokenStream(t).put(i) == ""
+        assert f">{i}<" in show_tokens(t, [i])
+    assert t.decode(np.array([-100, 2**40])) == t.decode(torch.tensor([-100, 2**40])) == "" and t.decode([[-1], []]) == ["", ""]
+
+
+encode_options = [
+    {}, {"add_special_tokens": False}, {"padding": True}, {"padding": "max_length", "max_length": 12, "truncation": True},
+    {"truncation": True, "max_length": 5}, {"truncation": True, "max_length": 6, "padding": True, "padding_side": "right"},
+    {"padding": True, "pad_to_multiple_of": 8}, {"padding": True, "return_tensors": "pt"}, {"return_attention_mask": False},
+    {"return_attention_mask": True}, {"return_offsets_mapping": True}, {"return_special_tokens_mask": True}, {"return_length": True},
+    {"return_token_type_ids": True}, {"return_overflowing_tokens": True, "truncation": True, "max_length": 4, "stride": 1},
+    {"split_special_tokens": False}, {"split_special_tokens": True}, {"verbose": False}, {"text_pair": ["x", "y z", "", "w"]},
+    {"is_split_into_words": True}]
+
+
+@pytest.mark.parametrize("options", encode_options, ids=str)
+def test_fast_batches_equal_the_ordinary_path(tiny, options, monkeypatch):
+    import pickle
+    texts = ["Hello", "你好 <|user|>\n👋 </s>", "", "a much longer text than the others\twith  spaces"]
+    if "is_split_into_words" in options: texts = [["Hello", "world"], ["你好"], ["a"], ["b", "c"]]
+    for t in tiny.values():
+        t("reset"), t(["x", "y"], padding=True, truncation=True, max_length=3)  # options of an earlier call must not stay
+        fast = t(texts, **options)
+        assert t(tuple(texts), **options)["input_ids"].__repr__() == fast["input_ids"].__repr__()
+        with monkeypatch.context() as patch:
+            patch.setattr(type(t), "_quick", lambda *_: None)
+            slow = t(texts, **options)
+        assert list(fast) == list(slow) and repr(dict(fast)) == repr(dict(slow)) and fast.n_sequences == slow.n_sequences
+        assert fast.is_fast and len(fast.encodings) == len(slow.encodings)
+        look = lambda batch: [(e.ids, e.tokens, e.offsets, e.word_ids, e.special_tokens_mask) for e in batch.encodings]
+        assert look(fast) == look(slow) == look(pickle.loads(pickle.dumps(fast)))
+        assert fast.tokens(1) == slow.tokens(1) and fast.char_to_token(0, 0) == slow.char_to_token(0, 0)
+
+
+def test_fast_batches_are_used_and_refuse_what_is_no_text(tiny, monkeypatch):
+    t = tiny[3]
+    with monkeypatch.context() as patch:
+        patch.setattr(type(t), "_convert_encoding", lambda *_, **__: pytest.fail("the ordinary path was taken"))
+        assert len(t(["a"] * 3, padding=True, truncation=True, max_length=8)["input_ids"]) == 3
+    for wrong in ([None], [1], ["a", None], __import__("numpy").array(["a", "b"])):
+        with pytest.raises((ValueError, TypeError)): t(wrong)
+
+
+def test_other_models_are_left_to_transformers(tmp_path):
+    import inspect
+    theirs = AutoTokenizer.from_pretrained.__func__.__wrapped__
+    assert inspect.signature(AutoTokenizer.from_pretrained) == inspect.signature(theirs.__get__(AutoTokenizer))
+    assert AutoTokenizer.from_pretrained.__doc__ == theirs.__doc__
+    for name, text in (("empty", None), ("broken", "{"), ("list", "[]")):
+        (tmp_path / name).mkdir()
+        if text: (tmp_path / name / "config.json").write_text(text)
+        found = []
+        for load in (AutoTokenizer.from_pretrained, lambda folder: theirs(AutoTokenizer, folder)):
+            with pytest.raises(Exception) as caught: load(tmp_path / name)
+            found.append((caught.type, str(caught.value)))
+        assert found[0] == found[1], name
+
+
+def test_subclass_and_pipeline():
+    from transformers import AutoProcessor, pipeline
+
+    class Own(AutoTokenizer): pass
+    for name, kind in (("tiny-v1", ChatGLM1Tokenizer), ("tiny-v3", ChatGLMTokenizer)):
+        folder = model_folder(name)
+        assert type(Own.from_pretrained(folder)) is type(AutoProcessor.from_pretrained(folder)) is kind
+        write = pipeline("text-generation", model=folder, device="cpu")
+        assert type(write.tokenizer) is kind
+        reply = write([{"role": "user", "content": "你好"}], max_new_tokens=3, do_sample=False)[0]["generated_text"]
+        assert reply[-1]["role"] == "assistant" and isinstance(reply[-1]["content"], str)
+
+
+def test_glm4_system_and_tools():
+    tool = {"type": "function", "function": {"name": "f", "description": "城"}}
+    intro = ("<|system|>\n你是一个名为 ChatGLM 的人工智能助手。你是基于智谱AI训练的语言模型 GLM-4 模型开发的，你的任务是针对用户的问题和"
+             "要求提供适当的答复和支持。\n\n# 可用工具\n\n## f\n\n" + json.dumps(tool["function"], indent=4, ensure_ascii=False)
+             + "\n在调用上述函数时，请使用 Json 格式表示调用的参数。")
+    system, ask = {"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}
+    rest = "<|user|>\nHi<|assistant|>"
+    assert render([ask], 4, [tool]) == "[gMASK]<sop>" + intro + rest
+    assert render([system, ask], 4, [tool]) == render([{**system, "tools": [tool]}, ask], 4) == "[gMASK]<sop>" + intro + "<|system|>\nBe brief." + rest
+    assert render([{"role": "system", "content": "", "tools": [tool]}, ask], 4) == "[gMASK]<sop>" + intro + rest
+    assert render([system, ask], 4) == "[gMASK]<sop><|system|>\nBe brief." + rest
 
 
 def test_stream_of_a_byte_level_tokenizer():

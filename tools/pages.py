@@ -35,7 +35,8 @@ class Cell:
     def code(self) -> str:
         "The source without directives and without lines for the shell or IPython."
         if self.kind != "code" or self.source.lstrip().startswith("%%"): return ""
-        return "\n".join(line for line in self.source.split("\n") if not re.match(r"#\s*\||\s*[!%]", line)).strip("\n")
+        source = re.sub(r"^(\s+)[!%].*$", r"\1pass", self.source, flags=re.M)
+        return "\n".join(line for line in source.split("\n") if not re.match(r"#\s*\||[!%]", line)).strip("\n")
 
     @property
     def exported(self) -> bool: return bool({"export", "exports", "exporti"} & set(self.directives))
@@ -112,7 +113,8 @@ class Book:
     @property
     def install_cell(self) -> str:
         name, version = self.settings["lib_name"], self.settings["version"]
-        return f'#| eval: false\n!pip install -q "{name}[dev] @ git+{self.address}@v{version}"'
+        return ('#| eval: false\nimport sys\nif "google.colab" in sys.modules:  # elsewhere the package is installed already\n'
+                f'    !pip install -q "{name}[dev] @ git+{self.address}@v{version}"')
 
     def badge(self, page: Page) -> str:
         colab = "https://colab.research.google.com"

@@ -69,40 +69,42 @@ def with_lora(model, rank: int, alpha: int):
     return get_peft_model(model, LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets, task_type="CAUSAL_LM"))
 
 
-def train(model, examples: list[tuple], pad: int, recipe: argparse.Namespace) -> list[float]:
-    "Losses of the steps that the `recipe` allows, by AdamW with a learning rate that falls to zero."
+def train(model, examples: list[tuple], pad: int, recipe: argparse.Namespace):
+    "Plot with the losses of the steps that the `recipe` allows, by AdamW with a learning rate that falls to zero."
     import torch
     from chatglm_cookbook.core import LossPlot
     weights = [p for p in model.parameters() if p.requires_grad]
-    optimizer, losses, order = torch.optim.AdamW(weights, lr=recipe.learning_rate, weight_decay=0.0), [], []
+    optimizer = torch.optim.AdamW(weights, lr=recipe.learning_rate, weight_decay=0.0)
+    plot, order, begun, gone = LossPlot(recipe.steps, title="LoRA"), [], time.perf_counter(), 0.0
     model.train()
-    begun, gone = time.perf_counter(), 0.0
-    with LossPlot(recipe.steps, title="LoRA") as plot:
-        while len(losses) < recipe.steps and gone < 1:
-            while len(order) < recipe.batch_size: order += random.sample(range(len(examples)), len(examples))
-            picked, order = order[:recipe.batch_size], order[recipe.batch_size:]
-            optimizer.param_groups[0]["lr"] = recipe.learning_rate * (1 - max(gone, len(losses) / recipe.steps))
-            loss = model(**batch([examples[i] for i in picked], pad, model.device)).loss
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(weights, 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
-            losses.append(loss.item())
-            plot.update(len(losses), losses[-1])
-            gone = (time.perf_counter() - begun) / recipe.seconds
+    while not plot.closed:
+        done = len(plot.history)
+        while len(order) < recipe.batch_size: order += random.sample(range(len(examples)), len(examples))
+        picked, order = order[:recipe.batch_size], order[recipe.batch_size:]
+        optimizer.param_groups[0]["lr"] = recipe.learning_rate * (1 - max(gone, done / recipe.steps))
+        loss = model(**batch([examples[i] for i in picked], pad, model.device)).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(weights, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        gone = (time.perf_counter() - begun) / recipe.seconds
+        plot.closed = done + 1 >= recipe.steps or gone >= 1  # so that the last step is reported once
+        plot.update(done + 1, loss.item())
     model.eval()
-    return losses
+    return plot
 
 
-def save_plot(losses: list[float], path: Path) -> None:
-    "Draws `losses` into a PNG file."
+def save_plot(losses: list[float], path: Path, smooth: float) -> None:
+    "Draws `losses` and their exponential mean, the one that the progress line names, into a PNG file."
     from matplotlib.figure import Figure
-    from chatglm_cookbook.core import plot_style
+    from chatglm_cookbook.core import _smoothed, plot_style
+    steps = range(1, len(losses) + 1)
     with plot_style():
-        figure = Figure()
-        axes = figure.subplots()
-        axes.plot(range(1, len(losses) + 1), losses)
+        axes = (figure := Figure()).subplots()
+        axes.plot(steps, losses, color="#0072B2", alpha=0.35, linewidth=1, label="loss")
+        axes.plot(steps, _smoothed(losses, smooth), color="#0072B2", label=f"smoothed ({smooth})")
         axes.set(title="LoRA: loss of the answers and their stop token", xlabel="step", ylabel="loss", ylim=(0, None))
+        axes.legend(loc="upper right")
         figure.savefig(path, dpi=100)
 
 
@@ -149,7 +151,8 @@ def tour(given: argparse.Namespace) -> None:
     say(str(environment()))
     step(2, f"Loading {given.model} (the first time it is built and cached)")
     model, tokenizer = checkpoints.load_model(given.model, dtype=torch.float32), checkpoints.load_tokenizer(given.model)
-    say(f"{type(model).__name__}, {sum(p.numel() for p in model.parameters()) / 1e6:.1f} million parameters")
+    say(f"{type(model).__name__}, {sum(p.numel() for p in model.parameters()) / 1e6:.1f} million parameters"
+        + (" (SmolLM2-135M; zeros that fill its heads to GLM's layout make it larger)" if given.model == "smol" else ""))
     step(3, "Three questions before the training")
     before, scores = answers(model, tokenizer), logits(model, tokenizer)
     for q, reply in before.items(): say(f"  {q}\n    {reply}")
@@ -162,8 +165,9 @@ def tour(given: argparse.Namespace) -> None:
     model = with_lora(model, given.rank, given.alpha)
     trained, total = (sum(p.numel() for p in model.parameters() if p.requires_grad or every) for every in (False, True))
     say(f"{trained:,} of {total:,} parameters train ({trained / total:.2%})")
-    losses = train(model, examples, tokenizer.pad_token_id or 0, given)
-    save_plot(losses, folder / "loss.png")
+    plot = train(model, examples, tokenizer.pad_token_id or 0, given)
+    losses = [row["loss"] for row in plot.history]
+    save_plot(losses, folder / "loss.png", plot.smooth)
     model.save_pretrained(folder / "adapter", save_embedding_layers=False)
     few = max(1, len(losses) // 5)
     first, last = sum(losses[:few]) / few, sum(losses[-few:]) / few
