@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedConfig
 
-from .core import model_folder
+from .core import _demo_names, model_folder
 
 # %% ../nbs/02_checkpoints.ipynb #cell-08
 _needed_flags = {"add_bias_linear": False, "rmsnorm": True,
@@ -273,10 +273,12 @@ def _find(name, download=True):
     "Folder of a demo name, a folder or a cached hub id; downloads a hub id if it may."
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+    if not isinstance(name, (str, Path)): raise TypeError(f"name must be a demo name, a folder or a hub id, not {name!r}")
     name = model_folder(name)
     if Path(name).expanduser().is_dir(): return str(Path(name).expanduser())
     cure = f"Check the path, or download it where there is a network: hf download {name}"
-    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name): raise FileNotFoundError(f"no folder {name!r}. {cure}")
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):
+        raise FileNotFoundError(f"no folder {name!r}, and no demo model of that name: there are {', '.join(_demo_names)}")
     try: return snapshot_download(name, local_files_only=True)
     except (LocalEntryNotFoundError, HFValidationError): pass
     if not download: raise FileNotFoundError(f"{name!r} is no folder and not in the hub's cache. {cure}")
@@ -478,8 +480,10 @@ def fingerprint(
 # %% ../nbs/02_checkpoints.ipynb #cell-43a
 def _device(device):
     "The device asked for, else the first there is of cuda, mps, cpu."
-    if device is not None: return torch.device(device)
-    return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
+    device = None if device is None else torch.device(device)
+    if device and device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device={str(device)!r}: this PyTorch sees no NVIDIA GPU; leave device out, or install the CUDA build")
+    return device or torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
 
 def _dtype(dtype, device, tensors):
     "The dtype asked for; for \"auto\" the checkpoint's, except that half precision is slow and unsafe on a CPU."
@@ -584,6 +588,8 @@ def load_tokenizer(
     from transformers import AutoTokenizer
     folder = _find(name)
     config = json.loads(_text(folder, "config.json") or "{}")
+    if not any(file for kind in ("*token*", "vocab*", "*.model") for file in Path(folder).glob(kind)):
+        raise FileNotFoundError(f"no tokenizer files in {folder}; put them beside the weights: tokenizer.save_pretrained(folder)")
     if "padded_vocab_size" in config and generation_of({**config, "rope_ratio": 1}, folder) == 4:
         raise ValueError(f"{name} is GLM-4 in the original layout; its tokenizer comes from the -hf folder: "
                          'load_tokenizer("zai-org/glm-4-9b-chat-hf")')
@@ -676,7 +682,9 @@ def _finish(folder, config, index):
 def save_hf(
     model,               # a Glm or ChatGLM model
     folder: str | Path,  # made where needed
+    tokenizer=None,      # saved beside the weights where it is given
 ) -> Path:               # the folder
     "Save as plain transformers: any process loads a Glm folder; ChatGLM-6B keeps its own (original) layout."
     model.save_pretrained(folder)
+    if tokenizer is not None: tokenizer.save_pretrained(folder)
     return Path(folder)

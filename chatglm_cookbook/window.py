@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from html import escape
 
 # %% ../nbs/09_window.ipynb #cell-09
@@ -85,9 +86,8 @@ class _Buttons(_Conversation):
         return True
 
     def _work(self, text, settings):
-        try:
+        with suppress(Exception):  # `answer` has put it among the messages
             for _ in self.answer(text, **settings): self.show()
-        except Exception: pass  # `answer` has put it among the messages
         self.busy = False
         self.show()
 

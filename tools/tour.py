@@ -78,18 +78,17 @@ def train(model, examples: list[tuple], pad: int, recipe: argparse.Namespace):
     plot, order, begun, gone = LossPlot(recipe.steps, title="LoRA"), [], time.perf_counter(), 0.0
     model.train()
     while not plot.closed:
-        done = len(plot.history)
         while len(order) < recipe.batch_size: order += random.sample(range(len(examples)), len(examples))
         picked, order = order[:recipe.batch_size], order[recipe.batch_size:]
-        optimizer.param_groups[0]["lr"] = recipe.learning_rate * (1 - max(gone, done / recipe.steps))
+        optimizer.param_groups[0]["lr"] = recipe.learning_rate * (1 - max(gone, len(plot.history) / recipe.steps))
         loss = model(**batch([examples[i] for i in picked], pad, model.device)).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
         optimizer.zero_grad()
         gone = (time.perf_counter() - begun) / recipe.seconds
-        plot.closed = done + 1 >= recipe.steps or gone >= 1  # so that the last step is reported once
-        plot.update(done + 1, loss.item())
+        plot.closed = len(plot.history) + 1 >= recipe.steps or gone >= 1  # so that the last step is reported once
+        plot.update(len(plot.history) + 1, loss.item())
     model.eval()
     return plot
 
