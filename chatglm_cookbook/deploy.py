@@ -101,6 +101,13 @@ def full_settings(
     if not settings["do_sample"]: settings |= {"temperature": 1.0, "top_p": 1.0, "top_k": 50}
     return settings
 
+def _own_sampling(model, given: dict) -> dict:
+    "What the generation config of `model` says about sampling, where `given` does not speak of it."
+    names = ("do_sample", "temperature", "top_p", "top_k")
+    if given.keys() & {*names, "num_beams"}: return {}
+    own = getattr(model, "generation_config", None)
+    return {name: value for name in names if (value := getattr(own, name, None)) is not None}
+
 # %% ../nbs/10_deploy.ipynb #cell-16
 def _check_pair(model, tokenizer) -> None:
     "Raises `TypeError` where `model` cannot generate, most often because the two are swapped."
@@ -187,7 +194,7 @@ def _request(model, tokenizer, query, history, *, role="user", system=None, tool
     if not isinstance(query, str): raise TypeError(f"query must be a string, not {query!r}")
     if role not in ("user", "observation", "tool", "system"):
         raise ValueError(f"role must be 'user', 'observation', 'tool' or 'system', not {role!r}")
-    settings = full_settings(**given)
+    settings = full_settings(**_own_sampling(model, given), **given)
     messages = as_messages(history, system) + [{"role": role, "content": query}]
     seed, length = settings.pop("seed", None), settings.pop("max_length", None)
     new = settings.get("max_new_tokens")
@@ -304,7 +311,8 @@ class ChatWidget(ChatWindow):
         **options,                  # as for `chat`; the sliders start from them
     ):
         _check_pair(model, tokenizer)
-        given = full_settings(**{name: v for name, v in options.items() if name not in ("role", "on_overflow")})
+        given = {name: v for name, v in options.items() if name not in ("role", "on_overflow")}
+        given = full_settings(**_own_sampling(model, given), **given)
         start = {"temperature": given["temperature"] if given["do_sample"] else 0.0,
                  "top_p": options.get("top_p", 0.8), "max_new_tokens": given.get("max_new_tokens", 256)}
 

@@ -316,3 +316,14 @@ def test_peft_model_chats(loaded):
     plain = chat(model, tokenizer, "x", temperature=0, max_new_tokens=6)
     adapted = peft.get_peft_model(model, peft.LoraConfig(target_modules=["q_proj"], task_type="CAUSAL_LM"))
     assert chat(adapted, tokenizer, "x", temperature=0, max_new_tokens=6) == plain  # fresh adapters change nothing
+
+
+def test_the_generation_config_of_the_model_is_the_default(loaded, monkeypatch):
+    model, tokenizer = loaded["tiny-v3"]
+    question = "Tell me something"
+    greedy = chat(model, tokenizer, question, temperature=0, max_new_tokens=12)[0]
+    assert len({str(chat(model, tokenizer, question, max_new_tokens=12, seed=s)[0]) for s in range(4)}) > 1
+    monkeypatch.setattr(model.generation_config, "do_sample", False)
+    assert {str(chat(model, tokenizer, question, max_new_tokens=12, seed=s)[0]) for s in range(4)} == {str(greedy)}
+    replies = {str(chat(model, tokenizer, question, max_new_tokens=12, seed=s, temperature=1.2)[0]) for s in range(4)}
+    assert len(replies) > 1  # a sampling argument brings sampling back

@@ -29,7 +29,7 @@ def refresh(path: Path) -> float:
     start = time.time()
     NotebookClient(work, timeout=1800, kernel_name="python3", record_timing=False, coalesce_streams=True,
                    resources={"metadata": {"path": str(path.parent)}}).execute()
-    nb.metadata = work.metadata
+    nb.metadata = {k: v for k, v in work.metadata.items() if k != "widgets"}  # live widgets are not stored
     nbformat.write(nb, path)
     subprocess.run([Path(sys.executable).with_name("nbdev_clean"), "--fname", path], cwd=root, check=True)
     return time.time() - start
