@@ -588,11 +588,11 @@ def load_tokenizer(
     from transformers import AutoTokenizer
     folder = _find(name)
     config = json.loads(_text(folder, "config.json") or "{}")
-    if not any(file for kind in ("*token*", "vocab*", "*.model") for file in Path(folder).glob(kind)):
-        raise FileNotFoundError(f"no tokenizer files in {folder}; put them beside the weights: tokenizer.save_pretrained(folder)")
     if "padded_vocab_size" in config and generation_of({**config, "rope_ratio": 1}, folder) == 4:
         raise ValueError(f"{name} is GLM-4 in the original layout; its tokenizer comes from the -hf folder: "
                          'load_tokenizer("zai-org/glm-4-9b-chat-hf")')
+    if not any(file for kind in ("*token*", "vocab*", "*.model") for file in Path(folder).glob(kind)):
+        raise FileNotFoundError(f"no tokenizer files in {folder}; put them beside the weights: tokenizer.save_pretrained(folder)")
     return AutoTokenizer.from_pretrained(folder)
 
 # %% ../nbs/02_checkpoints.ipynb #cell-48a

@@ -187,7 +187,7 @@ def test_sizes_of_notebooks_and_modules(draft):
     draft.cells["20_second"].append(code("f()", printed("x" * 400_000)))
     draft.write("cook/first.py", "a = 1\n" * 601)
     assert [p.split(";")[0] for p in draft.problems("sizes")] == [
-        "nbs/00_first.ipynb: 76 cells, at most 70", "nbs/20_second.ipynb: 391 KB, at most 300",
+        "nbs/00_first.ipynb: 76 cells, at most 70", "nbs/20_second.ipynb: 392 KB, at most 300",
         "cook/first.py: 601 lines, at most 600"]
 
 
