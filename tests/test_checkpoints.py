@@ -3,7 +3,6 @@ import importlib.util
 import json
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 import time
@@ -556,10 +555,10 @@ def test_fingerprint_counts_the_numbers_in_packed_weights(copy):
 
 
 def test_import_is_lazy():
-    code = "import time; start = time.perf_counter(); import transformers; {}; print(time.perf_counter() - start)"
-    cost = {text: statistics.median(float(run(code.format(text))) for _ in range(5)) for text in ("0", "import chatglm_cookbook")}
-    assert cost["import chatglm_cookbook"] - cost["0"] < 0.3
+    "What it costs in seconds is measured by `make bench`."
     assert run("import sys, chatglm_cookbook; print('torch' in sys.modules, 'transformers' in sys.modules)").split() == ["False"] * 2
+    added = run("import sys, transformers; old = set(sys.modules); import chatglm_cookbook; print(*set(sys.modules) - old)").split()
+    assert not [name for name in added if name.split(".")[0] in ("torch", "transformers", "numpy", "tokenizers")]
 
 
 measure = r"""

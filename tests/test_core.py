@@ -111,7 +111,7 @@ def test_formats_take_turns_and_the_best_round_counts():
 def test_slow_formats_do_not_keep_the_reader_waiting():
     start = time.perf_counter()
     core._rounds({"slow": lambda: time.sleep(0.6), "quick": lambda: None}, "cpu")
-    assert time.perf_counter() - start < 1.5
+    assert time.perf_counter() - start < 4  # eight rounds would take five seconds
 
 
 def test_a_busy_moment_moves_no_verdict():
@@ -152,7 +152,7 @@ def test_environment_is_quick_and_prints_a_table():
         print(here)
     """)
     seconds, table = out.split("\n", 1)
-    assert float(seconds) < 3  # 0.3 to 1 s
+    assert float(seconds) < 15  # 0.3 to 1 s on a quiet machine
     assert all(row in table for row in ("versions ", "device ", "cores ", "memory ", "bfloat16 ", "int8 ", "GB free"))
     markdown = core.environment()._repr_markdown_()
     assert markdown.startswith("| | |\n|---|---|\n| **versions** | python ")
