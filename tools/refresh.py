@@ -29,10 +29,18 @@ def refresh(path: Path) -> float:
     start = time.time()
     NotebookClient(work, timeout=1800, kernel_name="python3", record_timing=False, coalesce_streams=True,
                    resources={"metadata": {"path": str(path.parent)}}).execute()
+    for cell in live: move_errors(cell)
     nb.metadata = {k: v for k, v in work.metadata.items() if k != "widgets"}  # live widgets are not stored
     nbformat.write(nb, path)
     subprocess.run([Path(sys.executable).with_name("nbdev_clean"), "--fname", path], cwd=root, check=True)
     return time.time() - start
+
+
+def move_errors(cell) -> None:
+    "Prints what `cell` wrote to stderr, such as warnings of libraries about this machine, instead of storing it."
+    said = [o for o in cell.get("outputs", []) if o.get("name") == "stderr"]
+    for output in said: print(f"  {output['text'].strip()}", flush=True)
+    if said: cell["outputs"] = [o for o in cell["outputs"] if o not in said]
 
 
 def chosen(names: list[str]) -> list[Path]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import random
 import sys
@@ -141,6 +142,7 @@ def tour(given: argparse.Namespace) -> None:
     from chatglm_cookbook.core import cache_folder, environment, seed_everything
     from chatglm_cookbook.deploy import stop_ids
     transformers.utils.logging.disable_progress_bar()
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # a kernel that nothing here uses
     warnings.filterwarnings("ignore", category=FutureWarning)  # of peft about transformers, nothing of ours
     seed_everything(0)
     folder = Path(given.output) if given.output else cache_folder() / "tour"
