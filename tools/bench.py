@@ -297,7 +297,125 @@ print(json.dumps([file, weights, loaded, time.perf_counter() - start, (peak() - 
                                  f"that); goal 1.2; median of {n} (min–max).")
 
 
-benches = {"encode": (bench_encode, 5), "import": (bench_import, 3), "speed": (bench_speed, 5), "load": (bench_load, 2)}
+def recombined_rows(file: Path, count: int, seed: int = 0) -> str:
+    "Writes `count` Alpaca rows to `file`, a JSON a line, each put together from the bundled instructions; says from which."
+    import random
+
+    from chatglm_cookbook.core import data_file
+    try: source = data_file("instructions.jsonl")
+    except FileNotFoundError: source = data_file("self_cognition.jsonl")
+    rows = [json.loads(line) for line in source.read_text(encoding="utf-8").splitlines()]
+    rng = random.Random(seed)
+    with file.open("w", encoding="utf-8") as out:
+        for _ in range(count):
+            asked, told, *answers = rng.choices(rows, k=rng.randint(4, 8))
+            row = {"instruction": asked["instruction"], "input": rng.choice(["", told["output"]]),
+                   "output": "\n".join(answer["output"] for answer in answers)}
+            out.write(json.dumps(row, ensure_ascii=False) + "\n")
+    return source.name
+
+
+def glm3_folder(folder: Path) -> str:
+    "Puts the tokenizer of ChatGLM3, with the real vocabulary where it is here, under `folder`; says which it is."
+    import shutil
+
+    from chatglm_cookbook.core import model_folder
+    file, which = vocabulary()
+    shutil.copytree(model_folder("tiny-v3"), folder, dirs_exist_ok=True)
+    shutil.copy(file, folder / "tokenizer.model")
+    return which
+
+
+def stream_times(ways: dict[str, str], tokenizer: Path, files: dict[int, Path], n: int) -> list[dict]:
+    "For each of `ways` to go through rows that are read one by one: rows/s and the peak of the memory, for each file."
+    code = """
+import json, time
+from pathlib import Path
+import chatglm_cookbook
+from transformers import AutoTokenizer
+from chatglm_cookbook.data import load_rows
+from chatglm_cookbook.labels import encode_example
+from chatglm_cookbook.validate import validate
+def peak():
+    if Path("/proc/self/status").exists():
+        return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
+    import resource, sys
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 1024)
+tokenizer = AutoTokenizer.from_pretrained(FOLDER)
+encode_example(tokenizer, {"instruction": "a", "output": "b"})
+if Path("/proc/self/clear_refs").exists(): Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+before, start = peak(), time.perf_counter()
+rows = load_rows(FILE, "alpaca", streaming=True)
+WAY
+print(json.dumps([time.perf_counter() - start, peak() - before]))"""
+    table = []
+    for way, action in ways.items():
+        row = {"way": way}
+        for count, file in files.items():
+            filled = code.replace("WAY", action).replace("FOLDER", repr(str(tokenizer))).replace("FILE", repr(str(file)))
+            times, peaks = zip(*(fresh(filled) for _ in range(n)), strict=True)
+            row |= {f"{count:,} rows: rows/s": spread([count / t for t in times]), f"{count:,} rows: peak, MB": spread(peaks)}
+        table.append(row)
+    return table
+
+
+def encoded_alpaca(tokenizer, length: int) -> tuple[list[dict], str]:
+    "English Alpaca rows, encoded with at most `length` tokens; where they are not here, the bundled instructions."
+    from chatglm_cookbook.core import data_file
+    from chatglm_cookbook.data import load_rows
+    from chatglm_cookbook.labels import encode_example
+    file = shared("data/alpaca_en_demo.json")
+    if not file.is_file(): file = data_file("instructions.jsonl")
+    return [encode_example(tokenizer, row, max_length=length) for row in load_rows(file)], file.name
+
+
+def batching_shares(tokenizer, examples: list[dict], length: int, size: int) -> list[dict]:
+    "What each of four ways to make batches of `size` lines runs for the same `examples`, and how much of it is padding."
+    import torch
+    from transformers.trainer_pt_utils import get_length_grouped_indices
+
+    from chatglm_cookbook.labels import Collator, pack
+    sizes, lines = [len(example["labels"]) for example in examples], pack(examples, length)
+    shuffled = torch.randperm(len(examples), generator=torch.Generator().manual_seed(0)).tolist()
+    grouped = get_length_grouped_indices(sizes, size, generator=torch.Generator().manual_seed(0))
+    ways = {f"every row padded to {length}, as the first scripts do": (examples, shuffled, length),
+            "padded to the longest of its batch": (examples, shuffled, None),
+            "the same, rows of like length together": (examples, grouped, None),
+            f"packed into lines of {length}": (lines, range(len(lines)), length)}
+    table = []
+    for way, (rows, order, width) in ways.items():
+        collate, order = Collator(tokenizer, length=width), list(order)
+        batches = [collate([rows[i] for i in order[at:at + size]]) for at in range(0, len(order), size)]
+        run = sum(batch["input_ids"].numel() for batch in batches)
+        table.append({"batching": way, "lines": f"{len(rows):,}", "batches": len(batches), "tokens run": f"{run:,}",
+                      "real": f"{sum(sizes) / run:.3f}", "padding": f"{1 - sum(sizes) / run:.1%}"})
+    return table
+
+
+def bench_data(n: int) -> None:
+    import tempfile
+    from transformers import AutoTokenizer
+    ways = {"load_rows alone": "for row in rows: pass", "encode_example": "for row in rows: encode_example(tokenizer, row)",
+            "validate": "validate(rows)",
+            "validate with a tokenizer, which encodes each row": "validate(rows, tokenizer=tokenizer, max_length=512)"}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        which, files = glm3_folder(folder / "tokenizer"), {count: folder / f"{count}.jsonl" for count in (10_000, 100_000)}
+        source = [recombined_rows(file, count) for count, file in files.items()][0]
+        tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
+        table = stream_times(ways, folder / "tokenizer", files, n)
+    print_table("Reading, validating and encoding", table,
+                f"Rows put together from {source}, read one by one from a file of JSON lines; {which}; new processes; peak of "
+                f"the resident memory above what the imports and the tokenizer take; goal: at most 60 MB more for 100,000 "
+                f"rows than for 10,000; median of {n} (min–max).")
+    examples, source = encoded_alpaca(tokenizer, 1024)
+    print_table("Batching at 1024 tokens", batching_shares(tokenizer, examples, 1024, 8),
+                f"{len(examples):,} rows of {source}, {statistics.mean(len(e['labels']) for e in examples):.0f} tokens on "
+                f"average, {which}; batches of 8 lines, shuffled with one seed; goal: at least 0.97 of a packed run is real.")
+
+
+benches = {"encode": (bench_encode, 5), "import": (bench_import, 3), "speed": (bench_speed, 5), "load": (bench_load, 2),
+           "data": (bench_data, 1)}
 
 
 def main() -> int:
