@@ -68,7 +68,7 @@ def _by_prefix(tokenizer, messages, tools) -> tuple[list[int], list[range]]:
     special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     for n in (n for n, m in enumerate(messages) if m["role"] == "assistant"):
         start = encode_chat(tokenizer, messages[:n], tools)
-        whole = encode_chat(tokenizer, messages[:n + 1], tools, add_generation_prompt=False)
+        whole = ids if n + 1 == len(messages) else encode_chat(tokenizer, messages[:n + 1], tools, add_generation_prompt=False)
         first = next((i for i, (a, b) in enumerate(zip(start, whole)) if a != b), len(start))
         if ids[:len(whole)] != whole or first < len(start) - 1:  # the last line break may melt into the reply's first token
             raise ValueError("this chat template rewrites earlier turns, so the reply cannot be told from the prompt")

@@ -308,7 +308,7 @@ def recombined_rows(file: Path, count: int, seed: int = 0) -> str:
     rng = random.Random(seed)
     with file.open("w", encoding="utf-8") as out:
         for _ in range(count):
-            asked, told, *answers = rng.choices(rows, k=rng.randint(4, 8))
+            asked, told, *answers = rng.choices(rows, k=rng.randint(3, 4))
             row = {"instruction": asked["instruction"], "input": rng.choice(["", told["output"]]),
                    "output": "\n".join(answer["output"] for answer in answers)}
             out.write(json.dumps(row, ensure_ascii=False) + "\n")
