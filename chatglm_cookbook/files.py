@@ -22,7 +22,7 @@ from pathlib import Path
 from zlib import error as ZlibError
 
 from .core import data_file
-from .data import DataError, Row, _json_type, detect_format
+from .data import DataError, Row, _json_type, _need, _read_answer, _shown, _without, detect_format
 
 # %% ../nbs/57_files.ipynb #cell-07
 _suffixes = (".json", ".jsonl", ".ndjson", ".csv", ".txt", ".parquet")
@@ -453,6 +453,56 @@ def _hub_rows(name: str, entry: dict, format, split: str | None) -> Iterator[Row
         text = (str(e).splitlines() or [""])[0][:120]
         raise DataError(f"{name}: {hub or other} cannot be loaded ({type(e).__name__}: {text})", by_hand) from e
     return (Row(row, name, i, format or detect_format(row)) for i, row in enumerate(itertools.chain(first, rows), 1))
+
+# %% ../nbs/57_files.ipynb #7f0cfa0e
+def _changes(old: dict, new: dict) -> dict:
+    "What makes `old` of `new`: columns, keys that are absent, and the same for each turn that differs."
+    columns = {k: v for k, v in old.items() if k not in new or new[k] != v or type(new[k]) is not type(v)}
+    def alike(v, w): return isinstance(w, list) and [type(x) for x in v] == [type(x) for x in w] == [dict] * len(v)
+    turns = {k: [[i, _changes(*pair)] for i, pair in enumerate(zip(v, new[k])) if pair[0] != pair[1]]
+             for k, v in columns.items() if isinstance(v, list) and v and alike(v, new.get(k))}
+    absent = [k for k in new if k not in old]
+    return {"columns": _without(columns, *turns), "absent": absent, **({"turns": turns} if turns else {})}
+
+def _undone(new: dict, changes: dict) -> dict:
+    "The other way."
+    old = {**_without(new, *changes["absent"]), **changes["columns"]}
+    for k, turns in changes.get("turns", {}).items():
+        old[k] = list(old[k])
+        for i, change in turns: old[k][i] = _undone(old[k][i], change)
+    return old
+
+def _for_others(conversation: dict, source: dict, spec: dict) -> dict:
+    "`conversation` without the extra columns that only the way back needs."
+    rest, asked = conversation.get("rest", {}), [m["content"] for m in source.get("messages", ()) if m["role"] == "user"]
+    drop = ["question", "choices", "answer"] * (source["kind"] == "choice") + ["kept"] * isinstance(rest.get("kept"), dict)
+    query = rest.get("input") if asked and "query" not in spec["columns"] else None
+    if isinstance(query, str) and query and asked[-1].endswith(query): drop.append("input")
+    return {**conversation, "rest": _without(rest, *drop)}
+
+# %% ../nbs/57_files.ipynb #292c74a6
+def _read_answers(row: dict, spec: dict, prompt: list[dict]) -> dict:
+    "Prompt and answers of a preference. Answers may repeat the prompt, or be the only place that has it."
+    keys = {key: spec["columns"].get(key, key) for key in ("chosen", "rejected")}
+    answers = [_read_answer(row, name, spec) for name in keys.values()]
+    if not prompt:
+        same = list(itertools.takewhile(lambda pair: pair[0] == pair[1], zip(*answers)))
+        starts = [i for i, pair in enumerate(zip(*answers)) if i <= len(same) and all(m["role"] == "assistant" for m in pair)]
+        _need(any(starts), keys["chosen"], f"shares no prompt with {keys['rejected']}", "add a column with the prompt")
+        prompt = answers[0][:starts[-1]]
+    n = len(prompt) if all(answer[:len(prompt)] == prompt for answer in answers) else 0
+    for name, answer in zip(keys.values(), answers):
+        _need(len(answer) > n and answer[n]["role"] == "assistant", name, "must begin with an assistant turn",
+              "leave out the prompt, or repeat it in both answers as it is")
+    return {"messages": prompt, **{key: answer[n:] for key, answer in zip(keys, answers)}}
+
+def _weighed(extra: dict, role: str, field: str) -> dict:
+    "`extra` with OpenAI's `weight`, 0 or 1, as `loss`."
+    weight = extra["weight"]
+    good = isinstance(weight, (int, float)) and weight in (0, 1) and (role == "assistant" or not weight)
+    _need(good, f"{field}.weight", f"must be 0 or 1, and 1 only of an assistant, not {_shown(weight)} of {role}")
+    _need("loss" not in extra, f"{field}.weight", "says a second time what loss says", "delete one of them")
+    return {**_without(extra, "weight"), "loss": bool(weight)}
 
 # %% ../nbs/57_files.ipynb #cell-40
 def _tools_of(api: dict) -> list[dict]:

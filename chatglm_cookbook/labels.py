@@ -66,6 +66,7 @@ def _by_prefix(tokenizer, messages, tools) -> tuple[list[int], list[range]]:
     "Ids of a dialogue in another format, and the places of each reply up to its stop token."
     ids, turns = encode_chat(tokenizer, messages, tools, add_generation_prompt=False), []
     special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    if messages[0]["role"] == "assistant": raise ValueError("the dialogue begins with the assistant: there is nothing to answer")
     for n in (n for n, m in enumerate(messages) if m["role"] == "assistant"):
         start = encode_chat(tokenizer, messages[:n], tools)
         whole = ids if n + 1 == len(messages) else encode_chat(tokenizer, messages[:n + 1], tools, add_generation_prompt=False)
@@ -83,11 +84,13 @@ def _last_reply(tokenizer, messages, tools) -> tuple[list[int], list[range]]:
     return ids, [range(mask.index(1), len(ids))] if 1 in mask else []
 
 # %% ../nbs/07_labels.ipynb #cell-13
-def _check_tools(tokenizer, messages, tools) -> None:
-    "Raise where the chat template would leave out tools or calls without a word."
+def _check_turns(tokenizer, messages, tools) -> None:
+    "Raise where the chat template would move a message, or leave out tools or calls, without a word."
     called = any(m["role"] in ("tool", "observation") or m.get("tool_calls") for m in messages)
     if (tools or called) and getattr(tokenizer, "generation", 3) < 3:
         raise ValueError("ChatGLM-6B and ChatGLM2-6B have no tool format; ChatGLM3 has one")
+    if late := next((i for i, m in enumerate(messages) if i and m["role"] == "system"), None):
+        raise ValueError(f"messages[{late}] is a system message, and only the first may be one")
     template = str(tokenizer.chat_template)
     if tools and "tools" not in template: raise ValueError("this chat template does not show tools to the model")
     if any(isinstance(tool, str) for tool in tools or []): raise ValueError("a tool is only text: give its JSON schema")
@@ -97,12 +100,11 @@ def _check_tools(tokenizer, messages, tools) -> None:
 def _chat(tokenizer, chat: dict, row) -> tuple[list[int], list[int]]:
     "Ids and labels of a dialogue; a turn is learned where its `loss` is not false."
     messages, tools, roles = _unfolded(chat["messages"]), chat.get("tools"), _roles(tokenizer)
-    _check_tools(tokenizer, messages, tools)
+    _check_turns(tokenizer, messages, tools)
     early = getattr(tokenizer, "generation", 3) < 3
     find = partial(_by_role, roles=roles) if roles else _last_reply if early else _by_prefix
     ids, turns = find(tokenizer, messages, tools)
-    wanted = [m.get("loss") is not False for m in messages if m["role"] == "assistant"]
-    wanted = wanted[-1:] if early else wanted
+    wanted = [m.get("loss") is not False for m in messages if m["role"] == "assistant"][-1 if early else 0:]
     if len(turns) != len(wanted): raise ValueError(f"{len(wanted)} replies, but {len(turns)} in this chat template's ids")
     labels = [-100] * len(ids)
     for turn in (turn for turn, loss in zip(turns, wanted) if loss):
@@ -214,6 +216,7 @@ def show_labels(
     "What a model learns from `example`, token by token. Raises `ValueError` for labels of another length."
     if kind not in ("html", "text"): raise ValueError(f'kind must be "html" or "text", not {kind!r}')
     parts = [example[s] for s in ("chosen", "rejected") if s in example] or [example]
+    if any({"input_ids", "labels"} - p.keys() for p in parts): raise ValueError("no ids and labels: use encode_example")
     parts = [([int(i) for i in p["input_ids"]], [int(i) for i in p["labels"]]) for p in parts]
     for ids, labels in parts:
         if len(ids) != len(labels): raise ValueError(f"{len(labels)} labels for {len(ids)} ids")

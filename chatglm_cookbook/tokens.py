@@ -455,12 +455,12 @@ class _ChatGLMBase(_ChatTemplate, _Texts, _Positions, _Quick, PreTrainedTokenize
             raise ValueError(f"{kwargs.get('name_or_path', 'the folder')} holds neither "
                              f"{self.vocab_files_names['vocab_file']} nor a tokenizer.json that was saved from it")
         own = {"generation": generation, "num_image_tokens": num_image_tokens, "original_decode": original_decode}
-        defaults = {"padding_side": "left", "clean_up_tokenization_spaces": False,
-                    "chat_template": _templates[generation]}
+        defaults = {"padding_side": "left", "clean_up_tokenization_spaces": False, "chat_template": _templates[generation]}
         self._parts = None
         super().__init__(**defaults | {k: v for k, v in kwargs.items() if v is not None} | own)
         for key, value in own.items(): setattr(self, key, value)
         self.split_special_tokens = self._tokenizer.encode_special_tokens = True  # what looks special in a text is text
+        self._tokenizer.model._resize_cache(0)  # it would keep 60 MB of whole texts, of which hardly one comes twice
     def get_command(self, token: str) -> int:
         "Id of the special `token`, by the original's names. Raises `KeyError` for another word."
         return {"<eos>": self.eos_token_id, "<pad>": self.pad_token_id, "<bos>": 1, **self._control()}[token]

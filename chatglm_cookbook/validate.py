@@ -9,7 +9,6 @@ __all__ = ['Problem', 'Report', 'validate', 'check_file', 'main']
 import argparse
 import gzip
 import hashlib
-import io
 import json
 import os
 import re
@@ -18,49 +17,47 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from itertools import chain, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from zlib import error as ZlibError
 
 import numpy as np
 
 from .checkpoints import load_tokenizer
 from .core import plot_style
-from .data import (DataError, Row, _json_type, _read_answer, _read_choice, _read_tools, _readers, _records,
-                                   _shown, _spec, _spec_of, _string, as_conversation, detect_format)
+from .data import (DataError, Row, _inner, _json_type, _read_answer, _read_choice, _read_tools, _read_turns,
+                                   _readers, _records, _shown, _spec, _spec_of, _string, as_conversation, detect_format)
 from .labels import encode_example
 
 # %% ../nbs/08_validate.ipynb #cell-08
-_errors = """
-unknown-format: name the format, or describe the columns as in dataset_info.json | system-twice: join the system turns into one
-tool-without-parameters: add the arguments as an object, {} where there are none | refused: change the row as the reason says
-no-room: shorten the prompt or raise max_length, no token of the answer is left | json-comment: delete the comment, JSON has none
-tool-without-observation: add what the tool returned, right after the call | system-not-first: move the system turn to the front
-empty-answer: write the answer or delete the row, it would teach silence | bom: save the file as UTF-8 without a byte order mark
-repeated-role: join the two turns, or put back what stood between them | observation-without-call: put the call in front of it
-tool-not-declared: declare the tool in `tools`, or correct the name | wrong-type: write it with the type that its format asks for
-missing-field: add the field, or name the format that the row has | broken-text: delete the half character, UTF-8 cannot hold it
-same-preference: delete it, equal answers teach nothing | adgen-separator: write 类型#值*类型#值, with # and * in half width
-trailing-comma: delete the comma in front of the closing bracket | unknown-encoding: find out what wrote it, and save it as UTF-8
-no-assistant: add the answer, nothing here would be learned | broken-json: write it as valid JSON, text in double quotes
-answer-not-a-choice: give the letter of one of the choices | nothing-trained: set loss to true for one answer at least
-unreadable: mend the file there, or get it again | empty-prompt: write the prompt or delete the row
-tool-without-name: name the tool that is called | unknown-role: use a role of this format | label-not-bool: write true or false
-encoding: save the file as UTF-8"""
+_errors = """system-not-first: move the system turn to the front | empty-prompt: write the prompt or delete the row
+unknown-format: name the format, or describe the columns as in dataset_info.json | json-comment: delete the comment, JSON has none
+tool-without-parameters: add the arguments as an object, {} where there are none | tool-without-name: name the tool that is called
+no-room: shorten the prompt or raise max_length, no token of the answer is left | unreadable: mend the file there, or get it again
+tool-without-observation: add what the tool returned, right after the call | observation-without-call: put the call in front of it
+empty-answer: write the answer or delete the row, it would teach silence | same-preference: delete it, equal answers teach nothing
+repeated-role: join the two turns, or put back what stood between them | nothing-trained: set loss to true for one answer at least
+tool-not-declared: declare the tool in `tools`, or correct the name | broken-text: delete the half character, UTF-8 cannot hold it
+missing-field: add the field, or name the format that the row has | unknown-encoding: find out what wrote it, and save it as UTF-8
+trailing-comma: delete the comma, nothing follows it | adgen-separator: write 类型#值*类型#值, with # and * in half width
+wrong-type: write it with the type that its format asks for | no-assistant: add the answer, nothing here would be learned
+broken-json: write it as valid JSON, text in double quotes | answer-not-a-choice: give the letter of one of the choices
+system-twice: join the system turns into one | refused: change the row as the reason says | label-not-bool: write true or false
+unknown-role: use a role of this format | encoding: save the file as UTF-8"""
 
 # %% ../nbs/08_validate.ipynb #cell-09
 _warnings = """
-special-token: remove it where it is markup, other trainers may take it for a control token
-lost-characters: take the text from its source again, a conversion lost characters | same-choice: make the choices differ
-assistant-first: begin with a turn of the user, nobody asked for this answer | duplicate: keep one, a repeated row counts twice
-unanswered: add the answer or cut the turn, it is read and never answered
-leakage: take the row out of one side, or the score measures memory
-not-adgen: if this is no ADGEN row, describe its columns in format=
-white-space: strip it, or the model learns to begin or end with it | tool-arguments: compare the call with the schema of the tool
-near-duplicate: keep one, unless the small difference is the point | placeholder: fill the slot in, or it is learned as it stands
-too-long: shorten the row or raise max_length, its end is cut off
-unknown-token: take the text from its source again, words that a tokenizer did not know are lost here"""
+unknown-token: take the text from its source again, words that a tokenizer did not know are lost here
+undeclared-tool: list the tools in `tools`, or the model learns to call what it was never shown
+special-token: remove it where it is markup, other trainers may take it for a control token | same-choice: make the choices differ
+lost-characters: take the text from its source again | duplicate: keep one, a repeated row counts twice
+assistant-first: begin with a turn of the user, nobody asked for this answer | unknown-call-id: give the answer the id of its call
+unanswered: add the answer or cut the turn, it is read and never answered | bom: save the file as UTF-8 without a byte order mark
+leakage: take the row out of one side, or the score measures memory | tool-arguments: compare the call with the schema of the tool
+not-adgen: if this is no ADGEN row, describe its columns in format= | near-duplicate: keep one, unless both are meant
+white-space: strip it, or the model learns to begin or end with it | placeholder: fill the slot in, or it is learned
+too-long: shorten the row or raise max_length, its end is cut off"""
 _errors, _warnings = (dict(p.split(": ", 1) for p in re.split(r" \| |\n", text.strip())) for text in (_errors, _warnings))
 
 # %% ../nbs/08_validate.ipynb #cell-10
@@ -72,9 +69,10 @@ class Problem:
     field: str | None
     code: str
     reason: str
+    own: str = ""      # the cure for just this fault, where whoever found it knows one
 
     level = property(lambda self: "error" if self.code in _errors else "warning")
-    cure = property(lambda self: (_errors | _warnings)[self.code])
+    cure = property(lambda self: self.own or (_errors | _warnings)[self.code])
     place = property(lambda self: f"{Path(self.file).name}:{self.line}" if self.file else f"row {self.line}")
 
     def __str__(self) -> str:
@@ -84,8 +82,8 @@ class Problem:
 class _Counts:
     def __init__(self, unit: str = "characters", window: int | None = None):
         self.problems: list[Problem] = []
-        self.rows, self.bad, self.unit, self.window, self.notes, self.fixed = 0, 0, unit, window, [], None
-        self.lengths, self.letters, self.trained, self.untrained = array("I"), Counter(), 0, 0
+        self.rows, self.bad, self.unit, self.window, self.notes, self.fixed, self.left_out = 0, 0, unit, window, [], None, 0
+        self.lengths, self.letters, self.trained, self.untrained, self.written = array("I"), Counter(), 0, 0, 0
 
     good = property(lambda self: self.rows - self.bad)
     counts = property(lambda self: dict(Counter(p.code for p in self.problems).most_common()))
@@ -99,7 +97,8 @@ class _Counts:
         for p in self.problems: groups.setdefault((p.level, p.code), []).append(p)
         ranked = sorted(groups.items(), key=lambda group: (group[0][0], -len(group[1]), group[0][1]))
         first = lambda at: ", ".join(at[:3]) + " …" * (len(at) > 3)
-        return [(*kind, f"{len(found):,}", first([*{p.place: 0 for p in found}]), found[0].cure) for kind, found in ranked]
+        cure = lambda found: found[0].cure if len({p.cure for p in found}) == 1 else (_errors | _warnings)[found[0].code]
+        return [(*kind, f"{len(found):,}", first([*{p.place: 0 for p in found}]), cure(found)) for kind, found in ranked]
 
 # %% ../nbs/08_validate.ipynb #cell-12
 class Report(_Counts):
@@ -120,23 +119,24 @@ class Report(_Counts):
 
 # %% ../nbs/08_validate.ipynb #cell-15
 def _code(e: DataError) -> str:
-    name = str(e.field).rpartition(".")[2]
-    if name in ("parameters", "arguments"): return "tool-without-parameters"
+    if "the JSON inside" in e.reason: return "broken-json"
+    if str(e.field).endswith((".parameters", ".arguments")): return "tool-without-parameters"
     signs = {"unknown role": "unknown-role", "needs a name": "tool-without-name", "must be one of": "answer-not-a-choice",
-             "missing": "missing-field", "not null": "missing-field"}
+             "missing": "missing-field", "no turns": "missing-field", "not null": "missing-field"}
     return next((code for sign, code in signs.items() if sign in e.reason), "wrong-type")
 
-class _Reading:
-    "A row taken apart: its turns as `(field, role, text)`, and everything that is wrong with it."
-    def __init__(self): self.found, self.turns, self.sides, self.declared, self.label = [], [], {}, {}, None
+class _Reading:  # a row taken apart: its turns as `(field, role, text)`, and everything that is wrong with it
+    label = tools = None
+    def __init__(self): self.found, self.turns, self.sides, self.declared, self.ids = [], [], {}, {}, []
 
-    def say(self, code: str, field: str | None, reason: str) -> None: self.found.append((code, field or None, reason))
+    def say(self, code: str, field: str | None, reason: str, cure=""): self.found.append((code, field or None, reason, cure))
 
     def tried(self, read, *args):
         try: return read(*args)
-        except DataError as e: self.say(_code(e), e.field, e.reason)
+        except DataError as e: self.say(_code(e), e.field, e.reason, e.cure)
 
-    broken = property(lambda self: any(code in _errors for code, _, _ in self.found))
+    broken = property(lambda self: any(code in _errors for code, *_ in self.found))
+    unread = property(lambda self: any(role == "unknown" for _, role, _ in self.turns))
 
 # %% ../nbs/08_validate.ipynb #cell-16
 def _read_columns(reading: _Reading, row: dict, names: dict) -> None:
@@ -144,7 +144,7 @@ def _read_columns(reading: _Reading, row: dict, names: dict) -> None:
     pairs = history if isinstance(history, list) else [None]
     for i, pair in enumerate(pairs):
         if isinstance(pair, list | tuple) and len(pair) == 2 and all(isinstance(text, str) for text in pair):
-            reading.turns += [(f"{field}[{i}]", role, text) for role, text in zip(("user", "assistant"), pair)]
+            reading.turns += [(f"{field}[{i}][{j}]", ("user", "assistant")[j], text) for j, text in enumerate(pair)]
         else: reading.say("wrong-type", f"{field}[{i}]" if pairs is history else field, "must be two texts")
     asked, more = reading.tried(_string, row, names["prompt"]), reading.tried(_string, row, names.get("query"), False)
     reading.turns.append((names["prompt"], "user", asked if asked is None else "\n".join(filter(None, (asked, more)))))
@@ -152,8 +152,7 @@ def _read_columns(reading: _Reading, row: dict, names: dict) -> None:
         reading.turns.append((names["response"], "assistant", reading.tried(_string, row, names["response"])))
 
 def _read_messages(reading: _Reading, turns, spec: dict, field: str) -> None:
-    if not isinstance(turns, list) or not turns:
-        return reading.say("wrong-type" if turns else "missing-field", field, f"must be a list of turns, not {_json_type(turns)}")
+    if not isinstance(turns, list) or not turns: return reading.tried(_read_turns, turns, spec, field)
     losses = []
     for i, turn in enumerate(turns):
         where, messages = f"{field}[{i}]", None
@@ -161,13 +160,13 @@ def _read_messages(reading: _Reading, turns, spec: dict, field: str) -> None:
         else: reading.say("wrong-type", where, f"must be an object, not {_json_type(turn)}")
         for m in messages or [{"role": "unknown", "content": None}]: _take(reading, m, where)
         losses += [m.get("loss") for m in messages or () if m["role"] == "assistant"]
-    if losses and all(loss is False for loss in losses): reading.say("nothing-trained", field, "every answer has loss false")
+    if losses and not reading.unread and not any(loss is not False for loss in losses):
+        reading.say("nothing-trained", field, "every answer has loss false")
 
 # %% ../nbs/08_validate.ipynb #cell-17
 _types = {"string": str, "integer": int, "number": (int, float), "boolean": bool, "array": list, "object": dict}
 
-def _misfits(arguments: dict, schema) -> Iterator[str]:
-    "What in `arguments` the JSON `schema` of the tool does not allow."
+def _misfits(arguments: dict, schema) -> Iterator[str]:  # what in `arguments` the JSON `schema` of the tool does not allow
     known = schema.get("properties") if isinstance(schema, dict) else None
     if not isinstance(known, dict): return
     needed = schema.get("required") if isinstance(schema.get("required"), list) else []
@@ -176,16 +175,20 @@ def _misfits(arguments: dict, schema) -> Iterator[str]:
         rule = known.get(name) if isinstance(known.get(name), dict) else {}
         kind, allowed = rule.get("type"), rule.get("enum")
         wanted = _types.get(kind) if isinstance(kind, str) else None
+        value = int(value) if isinstance(value, float) and value.is_integer() else value  # to JSON 1.0 is whole
         if name not in known: yield f"{_shown(name)} is not in the schema"
         elif wanted and (not isinstance(value, wanted) or isinstance(value, bool) and kind != "boolean"):
             yield f"{_shown(name)} must be of type {kind}, not {_json_type(value)}"
         elif isinstance(allowed, list) and value not in allowed: yield f"{_shown(name)} must be one of {_shown(allowed)}"
 
-# %% ../nbs/08_validate.ipynb #cell-18
+# %% ../nbs/08_validate.ipynb #cell-18a
 def _take(reading: _Reading, message: dict, field: str) -> None:
     role, content, calls = message["role"], message["content"], message.get("tool_calls") or []
     if role == "tool" and content is None: return reading.say("tool-without-observation", field, "the observation is null")
-    plain = content is None or isinstance(content, str)
+    plain, of = content is None or isinstance(content, str), message.get("tool_call_id")
+    reading.ids += [call.get("id") for call in calls]
+    if role == "tool" and of and of not in reading.ids and not reading.unread:
+        reading.say("unknown-call-id", field, f"{_shown(of)} is the id of no call before it")
     if content or not calls: reading.turns.append((field, role, content if plain else _shown(content, 4000)))
     for name, given in ((call["function"]["name"], call["function"]["arguments"]) for call in calls):
         if reading.declared and name not in reading.declared:
@@ -193,17 +196,22 @@ def _take(reading: _Reading, message: dict, field: str) -> None:
         for reason in _misfits(given, reading.declared.get(name)): reading.say("tool-arguments", field, reason)
         reading.turns.append((field, "call", f"{name} {_shown(given, 4000)}"))
 
+# %% ../nbs/08_validate.ipynb #cell-18b
 def _read_dialogue(reading: _Reading, row: dict, spec: dict, names: dict) -> None:
-    for tool in reading.tried(_read_tools, row.get(names.get("tools")), names.get("tools", "tools")) or ():
+    reading.tools = reading.tried(_read_tools, row.get(names.get("tools")), names.get("tools", "tools"))
+    for tool in reading.tools or ():
         if isinstance(tool, dict) and isinstance(tool.get("name"), str): reading.declared[tool["name"]] = tool.get("parameters")
     reading.label, tag = row.get(names.get("kto_tag")), names.get("kto_tag")
     if tag and tag not in row: reading.say("missing-field", tag, "missing")
-    elif tag and not isinstance(reading.label, bool): reading.say("label-not-bool", tag, f"is {_shown(reading.label)}")
+    elif tag and (label := _shown(reading.label)).strip("'").lower() not in ("true", "false", "0", "1"):
+        reading.say("label-not-bool", tag, f"is {label}")
     if text := reading.tried(_string, row, names.get("system"), False): reading.turns.append((names["system"], "system", text))
-    turns = row.get(names.get("messages"))
-    if spec["formatting"] == "alpaca": _read_columns(reading, row, names)
-    elif spec.get("ranking") and isinstance(turns, str): reading.turns.append((names["messages"], "user", turns))
-    else: _read_messages(reading, turns, spec, names["messages"])
+    if isinstance(row.get(names.get("prompt")), list) or spec["name"] == "trl_preference" and "prompt" not in row:
+        said = (reading.tried(as_conversation, dict(row), spec["name"]) or {}).get("messages", ())
+        for m in said: _take(reading, m, "messages")
+    elif spec["formatting"] == "alpaca": _read_columns(reading, row, names)
+    elif spec.get("ranking") and isinstance(row.get(at := names["messages"]), str): reading.turns += [(at, "user", row[at])]
+    else: _read_messages(reading, row.get(names["messages"]), spec, names["messages"])
     _read_sides(reading, row, spec, names)
 
 # %% ../nbs/08_validate.ipynb #cell-19
@@ -220,7 +228,7 @@ def _read_sides(reading: _Reading, row: dict, spec: dict, names: dict) -> None:
 def _read(row, format: str | dict | None) -> _Reading:
     reading = _Reading()
     try: spec = _spec_of(row, format) if isinstance(row, dict) else None
-    except DataError as e: return reading.say("unknown-format", e.field, e.reason) or reading
+    except DataError as e: return reading.say("unknown-format", e.field, e.reason, e.cure) or reading
     if not spec: reading.say("wrong-type", None, f"a row must be an object, not {_json_type(row)}")
     elif spec["formatting"] == "choice": _read_choices(reading, row)
     elif spec["formatting"] != "text": _read_dialogue(reading, row, spec, spec["columns"])
@@ -237,13 +245,15 @@ def _judge_order(reading: _Reading) -> None:
     before, said, roles = None, False, {role for _, role, _ in reading.turns}
     if roles & {"text", "choice"}: return
     for field, role, _ in reading.turns:
-        if role == "system" and said: reading.say("system-not-first", field, f"stands after {before}")
+        if before == "unknown": pass  # what follows a turn that nobody could read is not judged
+        elif role == "system" and said: reading.say("system-not-first", field, f"stands after {before}")
         elif role == before == "system": reading.say("system-twice", field, "a second system turn")
         elif role == before and role in ("user", "assistant"): reading.say("repeated-role", field, f"{role} twice in a row")
         elif role == "tool" and before not in ("call", role): reading.say("observation-without-call", field, "no call")
         elif role in ("user", "assistant") and before == "call": reading.say("tool-without-observation", field, "no answer")
         elif role in ("assistant", "call") and not said: reading.say("assistant-first", field, "first")
         before, said = role, said or role != "system"
+    if "call" in roles and reading.tools == []: reading.say("undeclared-tool", None, "a call, and the row has no tools")
     if reading.sides or "unknown" in roles: return
     if not roles & {"assistant", "call"}: reading.say("no-assistant", None, "no turn of the assistant")
     elif before in ("user", "tool"): reading.say("unanswered", reading.turns[-1][0], f"the last turn is of {before}")
@@ -259,8 +269,7 @@ _unknown, _half = re.compile(r"<UNK>|\[UNK\]"), re.compile("[\ud800-\udfff]")
 _lost = re.compile("\ufffd|锟斤拷|烫烫烫|屯屯屯|锘\xbf?|\x00")
 
 # %% ../nbs/08_validate.ipynb #cell-23
-def _slots(text: str) -> list[str]:
-    "Slots of a template left in `text`; markup, code and formulas are no slots."
+def _slots(text: str) -> list[str]:  # slots of a template left in `text`; markup, code and formulas are no slots
     if not ("{{" in text or "<" in text): return []
     plain = _fenced.sub(" ", text)
     tagged = re.search(r"</[A-Za-z]+>|\{%|v-if|ng-", plain)
@@ -294,29 +303,26 @@ def _repaired_pairs(content: str) -> str | None:
 def _judge_pairs(reading: _Reading) -> None:
     field, _, content = reading.turns[0]
     if not content or _pairs.fullmatch(content): return
-    prose, cure = not re.search("[#*＃＊]", content) and re.search("[。！？.!?]", content), _repaired_pairs(content)
-    if prose: return reading.say("not-adgen", field, "is prose and no list of 类型#值")
+    cure, marks = _repaired_pairs(content), re.search("[#*＃＊]", content)
+    if not marks and re.search("[。！？.!?]", content): return reading.say("not-adgen", field, "is prose and no list of 类型#值")
     reading.say("adgen-separator", field, f"reads {content[:30]!r}" + (f", meant is {cure[:30]!r}" if cure else ""))
 
 def _examined(row, format) -> _Reading:
     try:
-        if (reading := _read(row, format)).turns:
-            _judge_order(reading)
-            _judge_text(reading)
+        reading = _read(row, format)
+        for judge in (_judge_order, _judge_text) if reading.turns else (): judge(reading)
         if reading.turns and format == "adgen": _judge_pairs(reading)
         if not reading.broken: reading.chat = as_conversation(row, format)
-    except DataError as e: reading.say("refused", e.field, e.reason)
+    except DataError as e: reading.say("refused", e.field, e.reason, e.cure)
     except RecursionError: (reading := _Reading()).say("refused", None, "is nested too deeply")
     return reading
 
 # %% ../nbs/08_validate.ipynb #cell-28
-def _mixed(h: np.ndarray) -> np.ndarray:
-    "Each of the 64-bit numbers `h` scattered, after Steele, Lea and Flood's SplitMix (2014)."
+def _mixed(h: np.ndarray) -> np.ndarray:  # 64-bit numbers scattered, as in Steele, Lea and Flood's SplitMix (2014)
     for n, by in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)): h = (h ^ (h >> np.uint64(n))) * np.uint64(by)
     return h ^ (h >> np.uint64(31))
 
-def _grams(codes: np.ndarray, n: int) -> np.ndarray:
-    "A number for each run of `n` entries of `codes`; one for all of it where it is shorter."
+def _grams(codes: np.ndarray, n: int) -> np.ndarray:  # one for each run of `n` entries, or for all where they are fewer
     codes, n = _mixed(codes.astype(np.uint64) + np.uint64(1)), max(1, min(n, len(codes)))
     h = np.zeros(len(codes) - n + 1, np.uint64)
     for i in range(n): h = h * np.uint64(0x9E3779B97F4A7C15) + codes[i:i + len(h)]
@@ -324,8 +330,7 @@ def _grams(codes: np.ndarray, n: int) -> np.ndarray:
 
 def _points(text: str) -> np.ndarray: return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
 
-def _shingles(text: str) -> np.ndarray:
-    "Numbers of the runs of 5 characters of `text`; case and white space do not count."
+def _shingles(text: str) -> np.ndarray:  # numbers of the runs of 5 characters of `text`; case and white space do not count
     return _grams(_points("".join(text.lower().split())), 5)
 
 # %% ../nbs/08_validate.ipynb #cell-29
@@ -355,8 +360,7 @@ def _near_pairs(signatures: np.ndarray, similar: float, rows=None) -> dict[int, 
     return found
 
 # %% ../nbs/08_validate.ipynb #cell-30
-class _Seen:
-    "What is kept of each row: a hash, a signature and its place, 144 bytes in all."
+class _Seen:  # what is kept of each row: a hash, a signature and its place, 144 bytes in all
     def __init__(self):
         self.hashes, self.lines, self.files, self.names, self.signatures = array("Q"), array("I"), array("I"), {}, bytearray()
 
@@ -387,15 +391,13 @@ _word = re.compile(r"[\u3400-\u9fff]|[^\W_\u3400-\u9fff]+")
 def _texts(reading: _Reading) -> list[str]:
     return [*(text for _, role, text in reading.turns if text and role != "system"), *filter(None, reading.sides.values())]
 
-def _runs(texts: list[str], n: int) -> np.ndarray:
-    "Numbers of the runs of `n` words or Chinese characters; a text that is shorter counts as a whole."
+def _runs(texts: list[str], n: int) -> np.ndarray:  # of `n` words or Chinese characters; a shorter text counts as a whole
     words = [_word.findall(text.lower()) for text in texts if text]
     runs = [_grams(np.fromiter(map(hash, w), np.int64, len(w)), n) for w in words if w]
     return np.unique(np.concatenate(runs)) if runs else np.empty(0, np.uint64)
 
 # %% ../nbs/08_validate.ipynb #cell-34
-class _Leaks:
-    "The runs of the rows to test on, and which of those rows the training rows touch."
+class _Leaks:  # the runs of the dev rows, and which of those rows the training rows touch
     def __init__(self, dev: Iterable, n: int):
         self.n, self.places, self.touched, self.rows, runs = n, [], set(), 0, [np.empty(0, np.uint64)]
         for place, row, kind, _ in dev:
@@ -417,15 +419,17 @@ class _Leaks:
 
 # %% ../nbs/08_validate.ipynb #cell-37
 _token = re.compile(r'"(?:[^"\\\n]|\\.)*"?|//[^\n]*|#[^\n]*|/\*.*?(?:\*/|\Z)|\S', re.S)
-_suspect = re.compile(r"//|/\*|#|,\s*[\]}]")
+_suspect, _ends = re.compile(r"//|/\*|#|,\s*[\]}]"), re.compile(r",[ \t\r]*(?:\Z|\n|#|//|/\*)")
 
 def _cleaned(text: str, line: int) -> tuple[str, list]:
     "JSON of a person without comments and trailing commas; blanks take their place, and no string is touched."
-    spans, comma = [], None
-    for m in _token.finditer(text) if _suspect.search(text) else ():
+    spans, comma, depth, lines = [], None, 0, text.lstrip()[:1] != "["
+    for m in _token.finditer(text) if _suspect.search(text) or lines and _ends.search(text) else ():
         if m[0][0] == "#" or m[0][:2] in ("//", "/*"): spans.append((*m.span(), "json-comment", "a comment")); continue
         if comma and m[0] in "]}": spans.append((comma, comma + 1, "trailing-comma", "a comma before a closing bracket"))
-        comma = m.start() if m[0] == "," else None
+        depth, comma = depth + (m[0] in "[{") - (m[0] in "]}"), m.start() if m[0] == "," else None
+        if comma and lines and not depth and _ends.match(text, comma):
+            spans.append((comma, comma + 1, "trailing-comma", "a comma at the end of a line"))
     faults, parts, at = [], [], 0
     for start, end, code, said in sorted(spans):
         line += text.count("\n", at, start)
@@ -453,11 +457,10 @@ def _chunks(path: Path) -> Iterator[tuple[str, list]]:
     "Text of a file that `data` can read, and the faults `(line, code, reason)` that kept it from that; JSONL line by line."
     suffix, parts, found = _suffix(path), [], []
     with (gzip.open if path.name.lower().endswith(".gz") else open)(path, "rb") as stream:
-        start = stream.read(3)
-        stream.seek(0)
+        start = stream.peek(3)[:3]
         if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
             found = [(1, "encoding", "is UTF-16 and not UTF-8")]
-            stream = io.BytesIO(stream.read().decode("utf-16", "replace").encode("utf-8", "replace"))
+            stream = stream.read().decode("utf-16", "replace").encode("utf-8", "replace").splitlines(keepends=True)
         if start == b"\xef\xbb\xbf": found = [(1, "bom", f"begins with a byte order mark, {stream.read(3).hex(' ')}")]
         for number, data in enumerate(stream, 1):
             text, faults = _decoded(data, number)
@@ -470,8 +473,7 @@ def _chunks(path: Path) -> Iterator[tuple[str, list]]:
     yield text, found + faults
 
 # %% ../nbs/08_validate.ipynb #cell-40
-def _file_rows(path: Path) -> Iterator[tuple]:
-    "`((file, line), row, faults)` of each; `_unread` in place of a broken row, `_nothing` for faults without a row."
+def _file_rows(path: Path) -> Iterator[tuple]:  # `_unread` is a row that is broken, `_nothing` a fault without a row
     source, faults = path, []
     with TemporaryDirectory() as folder:
         try:
@@ -479,7 +481,7 @@ def _file_rows(path: Path) -> Iterator[tuple]:
             if faults:
                 source = Path(folder, f"copy{_suffix(path)}")
                 with open(source, "w", encoding="utf-8", newline="") as out: out.writelines(text for text, _ in _chunks(path))
-        except (OSError, EOFError, ZlibError): source = path
+        except (OSError, EOFError, gzip.zlib.error): source = path
         for line, value, found in _with_faults(_records(source), sorted(faults), _suffix(path)):
             yield (str(path), line), Row(value, str(path), line) if isinstance(value, dict) else value, found
 
@@ -498,19 +500,21 @@ def _with_faults(records: Iterable, faults: list, suffix: str) -> Iterator[tuple
         if not isinstance(value, DataError): continue
         code = "broken-json" if suffix.startswith(".js") and not value.reason.startswith("cannot be read") else "unreadable"
         apart = re.match("broken JSON between|text after the list|the file is empty|cannot be read", value.reason)
-        held = line or 1, _nothing if apart else _unread, [(line or 1, code, value.reason)]
+        held = line or 1, _nothing if apart else _unread, [(line or 1, code, value.reason, value.cure)]
 
 # %% ../nbs/08_validate.ipynb #cell-42
 def _file(path) -> Path:
     if Path(path).is_file(): return Path(path)
-    raise DataError(f"there is no file {path}", "give the path of one file")
+    if not Path(path).exists(): raise DataError(f"there is no file {path}", "give the path of one")
+    raise DataError(f"{path} is a folder", "repair its files one by one")
 
-def _items(rows: Iterable | str | os.PathLike) -> Iterator[tuple]:
-    if isinstance(rows, str | os.PathLike): return (yield from _file_rows(_file(rows)))
-    for i, row in enumerate(rows, 1): yield (getattr(row, "file", None), getattr(row, "line", None) or i), row, ()
+def _items(rows: Iterable | str | os.PathLike, format) -> Iterator[tuple]:  # `(place, row, format, faults)` of each row
+    at = lambda row, i: (getattr(row, "file", None), getattr(row, "line", None) or i)
+    if not isinstance(rows, str | os.PathLike): return _placed(((at(row, i), row, ()) for i, row in enumerate(rows, 1)), format)
+    files = import_module("chatglm_cookbook.files")._sources(str(rows), None) if Path(rows).is_dir() else [_file(rows)]
+    return chain.from_iterable(_placed(_file_rows(Path(path)), format) for path in files)
 
-def _placed(items: Iterator[tuple], format) -> Iterator[tuple]:
-    "`(place, row, format, faults)` of each. Rows without a format get that of most of the first 64."
+def _placed(items: Iterator[tuple], format) -> Iterator[tuple]:  # a row without a format gets that of most of the first 64
     first, kinds = list(islice(items, 64)), Counter()
     for _, row, _ in first if format is None else ():
         try: kinds[detect_format(row if isinstance(row, dict) else [])] += getattr(row, "format", None) is None
@@ -525,22 +529,20 @@ def _figure(report: Report, title: str):
     with plot_style(width=7.5, height=2.6):
         fig, axes = plt.subplots(1, panels, width_ratios=[3, 1.6, 1.1][:panels])
         axes[0].hist(lengths, bins=min(40, max(5, len(np.unique(lengths)))), color="#56B4E9")
-        for share, style, name in ((50, "-", "median"), (95, "--", "95 %")):
-            at = float(np.percentile(lengths, share))
-            axes[0].axvline(at, color="#0072B2", linestyle=style, label=f"{name}: {at:,.0f}")
+        for part, line, of in ((50, "-", "median"), (95, "--", "95 %")):
+            axes[0].axvline(at := float(np.percentile(lengths, part)), color="#0072B2", linestyle=line, label=f"{of}: {at:,.0f}")
         if report.window: axes[0].axvline(report.window, color="#D55E00", label=f"window: {report.window:,}")
         axes[0].set(title=title, xlabel=f"{report.unit} in a row", ylabel="rows")
         axes[0].legend(loc="upper right", frameon=True, framealpha=0.85, edgecolor="none")
-        _shares(axes[1], dict(report.letters), "characters")
-        if panels == 3: _shares(axes[2], {"learned": report.trained, "read": report.untrained}, "tokens")
+        shown = ("characters", dict(report.letters)), ("tokens", {"learned": report.trained, "read": report.untrained})
+        for ax, (label, counts) in zip(axes[1:], shown):
+            shares = {name: 100 * n / max(sum(counts.values()), 1) for name, n in counts.items()}
+            bars = ax.bar(list(shares), list(shares.values()), color=["#0072B2", "#E69F00", "#999999"][:len(shares)])
+            ax.bar_label(bars, fmt="%.0f %%")
+            ax.set(ylim=(0, 112), xlabel=label, ylabel="%")
         plt.close(fig)
     return fig
 
-def _shares(ax, counts: dict[str, int], label: str) -> None:
-    parts = {name: 100 * n / max(sum(counts.values()), 1) for name, n in counts.items()}
-    bars = ax.bar(list(parts), list(parts.values()), color=["#0072B2", "#E69F00", "#999999"][:len(parts)])
-    ax.bar_label(bars, fmt="%.0f %%")
-    ax.set(ylim=(0, 112), xlabel=label, ylabel="%")
 
 # %% ../nbs/08_validate.ipynb #cell-47
 class _Examiner:
@@ -548,15 +550,15 @@ class _Examiner:
         if format is not None: _spec(format)
         self.report = Report("characters" if tokenizer is None else "tokens", max_length)
         self.tokenizer, self.max_length, self.similar, self.seen = tokenizer, max_length, similar, _Seen()
-        self.leaks = None if dev is None else _Leaks(_placed(_items(dev), format), n)
+        self.leaks = None if dev is None else _Leaks(_items(dev, format), n)
         if max_length and tokenizer is None: self.report.notes.append("too-long was not checked, that needs a tokenizer")
 
     def row(self, place: tuple, row, format, faults: Iterable) -> None:
-        report, found = self.report, [Problem(place[0], line, None, code, reason) for line, code, reason in faults]
+        report, found = self.report, [Problem(place[0], line, None, *fault) for line, *fault in faults]
         if row is not _nothing and row is not _unread:
             reading = _examined(row, format)
             if not reading.broken: self.measure(reading)
-            found += [Problem(*place, field, code, reason) for code, field, reason in reading.found]
+            found += [Problem(*place, field, code, reason, cure) for code, field, reason, cure in reading.found]
             if texts := _texts(reading): found += self.remember(place, reading, texts)
         report.problems += found
         if row is _nothing: return
@@ -576,46 +578,45 @@ class _Watcher(_Examiner):
         report, size = self.report, self.max_length
         if self.tokenizer is None: return report.lengths.append(sum(map(len, _texts(reading))))
         try: example = encode_example(self.tokenizer, reading.chat)
-        except DataError as e: return reading.say("refused", e.field, e.reason)
+        except DataError as e: return reading.say("refused", e.field, e.reason, e.cure)
         labels = max((side["labels"] for side in (example.get("chosen", example), example.get("rejected", example))), key=len)
         report.lengths.append(length := len(labels))
-        trained = length - labels.count(-100)
-        report.trained, report.untrained = report.trained + trained, report.untrained + length - trained
+        report.untrained += (read := labels.count(-100))
+        report.trained += length - read
         if not size or length <= size: return
         try: encode_example(self.tokenizer, reading.chat, max_length=size)
-        except DataError as e: return reading.say("no-room", e.field, e.reason)
+        except DataError as e: return reading.say("no-room", e.field, e.reason, e.cure)
         reading.say("too-long", None, f"{length} tokens, the window has {size}")
 
 # %% ../nbs/08_validate.ipynb #cell-49
-def _finished(watcher: _Watcher, rows: Iterable) -> Report:
-    "The report on `rows`, with what only all of them together show. A terminal sees a line of progress after three seconds."
+def _finished(watcher: _Watcher, rows: Iterable) -> Report:  # with what only all rows together show
     from tqdm import tqdm
     report, leaks = watcher.report, watcher.leaks
     for item in tqdm(rows, unit=" rows", delay=3, leave=False, disable=not sys.stderr.isatty()): watcher.row(*item)
     report.problems += watcher.seen.problems(watcher.similar)
     if leaks:
-        dev, touched = len(leaks.places), len(leaks.touched)
         report.notes.append(f"leakage: {leaks.rows:,} of {report.rows:,} rows share {leaks.n} words or characters in a row "
-                            f"with {touched:,} of {dev:,} rows to test on ({touched / max(dev, 1):.1%})")
+                            f"with {len(leaks.touched):,} of {len(leaks.places):,} dev rows "
+                            f"({len(leaks.touched) / max(len(leaks.places), 1):.1%})")
     report.problems.sort(key=lambda p: (p.file or "", p.line or 0))
     return report
 
 def validate(
-    rows: Iterable | str | os.PathLike, # `Row`s or dicts, a list or any iterator, one in memory at a time; or a file
+    rows: Iterable | str | os.PathLike, # `Row`s or dicts, a list or any iterator, one in memory at a time; or a file or folder
     format: str | dict | None = None, # of all rows; otherwise that of each `Row`, or of most of the first 64
     *,
     tokenizer=None,                   # encodes each row, and counts tokens
     max_length: int | None = None,    # the window, in tokens
-    dev: Iterable | str | os.PathLike | None = None, # rows or a file to test on, which no row may give away
+    dev: Iterable | str | os.PathLike | None = None, # dev or test rows, or their file, which no row may give away
     similar: float | None = 0.8,      # Jaccard similarity from which two rows are near-duplicates; None looks for none
     n: int = 13,                      # words or Chinese characters in a row that make a leak
 ) -> Report:
     "What is wrong with `rows`, none of which can make it raise. Raises `DataError` for a `format` that does not exist."
-    return _finished(_Watcher(tokenizer, max_length, dev, format, similar, n), _placed(_items(rows), format))
+    return _finished(_Watcher(tokenizer, max_length, dev, format, similar, n), _items(rows, format))
 
 # %% ../nbs/08_validate.ipynb #cell-50
 def check_file(
-    path: str | os.PathLike,          # JSON, JSONL, CSV, parquet or text, the text ones also as .gz
+    path: str | os.PathLike,          # JSON, JSONL, CSV, parquet or text, the text ones also as .gz; or a folder of them
     format: str | dict | None = None, # otherwise that of most of the first 64 rows
     *,
     fix: bool = False,                # writes `NAME.fixed.jsonl` and `NAME.fixed.report.md` beside the file
@@ -624,45 +625,42 @@ def check_file(
     "What is wrong with a file. Raises `DataError` where there is none, or no place for the repaired copy."
     if fix: _copy_paths(path := _file(path))
     report = validate(path, format, **settings)
-    if fix: report.fixed = _write_fixed(path, format)
-    if fix and not report.fixed: report.notes.append("no repaired copy: not one row is left")
+    if not fix: return report
+    report.fixed, report.written, report.left_out = _write_fixed(path, format)
+    if not report.fixed: report.notes.append("no repaired copy: not one row is left")
     return report
 
 # %% ../nbs/08_validate.ipynb #cell-56
-def _mended_text(row: dict, name: str, notes: list) -> dict:
-    if not isinstance(text := row.get(name), str) or text == text.strip(): return row
-    notes.append("white-space")
-    return row | {name: text.strip()}
+def _stripped(value, what: str, notes: list, depth: int = 3):  # texts of turns (their `what`), lists and pairs too
+    if isinstance(value, str) and value != value.strip(): notes.append("white-space"); return value.strip()
+    if isinstance(value, list) and depth: return [_stripped(inner, what, notes, depth - 1) for inner in value]
+    if not isinstance(value, dict) or not isinstance(value.get(what), str): return value
+    return value | {what: _stripped(value[what], what, notes)}
 
-def _mended(row: dict, format) -> tuple[dict, list[str]]:
-    "The row with everything repaired that has one right answer, and the codes of what was."
+def _mended(row: dict, format) -> tuple[dict, list[str]]:  # repairs what has one right answer, and names it by code
     try: spec = _spec_of(row, format)
     except DataError: return row, []
     names, notes, row = spec["columns"], [], dict(row)
-    for key in ("prompt", "query", "response", "system"): row = _mended_text(row, names.get(key), notes)
     what = spec["tags"]["content_tag"] if spec["formatting"] == "sharegpt" else "content"
-    if isinstance(turns := row.get(names.get("messages")), list):
-        row[names["messages"]] = [_mended_text(turn, what, notes) if isinstance(turn, dict) else turn for turn in turns]
+    for name in [names[k] for k in names if k not in ("tools", "kto_tag") and names[k] in row]:
+        row[name] = _stripped(row[name], what, notes)
     if format == "adgen" and isinstance(content := row.get("content"), str) and not _pairs.fullmatch(content):
         if pairs := _repaired_pairs(content): row, notes = row | {"content": pairs}, [*notes, "adgen-separator"]
-    if isinstance(label := row.get(names.get("kto_tag")), str) and label.strip().lower() in ("true", "false"):
-        row, notes = row | {names["kto_tag"]: label.strip().lower() == "true"}, [*notes, "label-not-bool"]
     return row, notes
 
 # %% ../nbs/08_validate.ipynb #cell-57
-def _repaired(row, format, faults: list) -> tuple:
-    "The repaired row, the codes of what was repaired, and why it has to be left out."
-    lost = [f"{code}: {reason}" for _, code, reason in faults if code in ("broken-json", "unreadable", "unknown-encoding")]
+def _repaired(row, line: int, format, faults: list) -> tuple:
+    "The repaired row, `(line, code)` of what was repaired, and why it has to be left out."
+    lost = [f"{code}: {reason}" for _, code, reason, *_ in faults if code in ("broken-json", "unreadable", "unknown-encoding")]
     if row is _unread or lost: return row, [], lost
     row, notes = _mended(row, format) if isinstance(row, dict) else (row, [])
-    wrong = [": ".join(filter(None, problem)) for problem in _examined(row, format).found if problem[0] in _errors]
-    return row, [code for _, code, _ in faults] + notes, wrong
+    wrong = [": ".join(filter(None, problem[:3])) for problem in _examined(row, format).found if problem[0] in _errors]
+    return row, [fault[:2] for fault in faults] + [(line, code) for code in dict.fromkeys(notes)], wrong
 
-def _copy_paths(path: Path) -> tuple[Path, Path]:
-    "Where the repaired copy and its report go. Raises `DataError` where one of them is there."
+def _copy_paths(path: Path, again: bool = False) -> tuple[Path, Path]:  # raises `DataError` where one is there
     stem = re.sub(r"(\.(jsonl?|ndjson|csv|txt|parquet))?(\.gz)?$", "", path.name, flags=re.I)
     copy, page = (path.with_name(f"{stem}.fixed{end}") for end in (".jsonl", ".report.md"))
-    if not (there := [p.name for p in (copy, page) if p.exists()]): return copy, page
+    if again or not (there := [p.name for p in (copy, page) if p.exists()]): return copy, page
     raise DataError(f"{' and '.join(there)} is there", "move it away, nothing is written over", file=str(path))
 
 def _told(name: str, kept: int, fixes: dict, dropped: list) -> str:
@@ -676,42 +674,50 @@ def _kept(path: Path, format, fixes: dict, dropped: list) -> Iterator[str]:
     twins = set()
     for (_, line), row, kind, faults in _placed(_file_rows(path), format):
         if row is _nothing: continue
-        row, notes, reasons = _repaired(row, kind, faults)
+        row, notes, reasons = _repaired(row, line, kind, faults)
         text = "" if reasons else json.dumps(row, ensure_ascii=False, default=str)
         key = hashlib.blake2b(text.encode(), digest_size=12).digest()
         if not reasons and key in twins: reasons = ["duplicate: the same as an earlier row"]
         if reasons: dropped.append((line, reasons)); continue
-        for code in notes: fixes.setdefault(code, []).append(line)
+        for at, code in notes: fixes.setdefault(code, []).append(at)
         twins.add(key)
         yield text + "\n"
 
-def _write_fixed(path: Path, format) -> Path | None:
-    "The path of the repaired copy, written as a whole or not at all; None for no row."
+def _write_fixed(path: Path, format) -> tuple[Path | None, int, int]:  # the copy, or None for no row; rows written, left out
     (copy, page), fixes, dropped = _copy_paths(path), {}, []
     with TemporaryDirectory(dir=path.parent) as folder:
         with open(part := Path(folder, "copy"), "w", encoding="utf-8", newline="\n") as out:
             kept = sum(bool(out.write(text)) for text in _kept(path, format, fixes, dropped))
-        if not kept: return None
+        if not kept: return None, 0, len(dropped)
         page.write_text(_told(path.name, kept, fixes, dropped), encoding="utf-8")
         os.replace(part, copy)
-    return copy
+    return copy, kept, len(dropped)
 
 # %% ../nbs/08_validate.ipynb #cell-59
+def _print_check(path: str, format, most: int | None, settings: dict) -> int:
+    try: report = check_file(path, format, **settings)
+    except (ValueError, OSError) as e: return print(e, file=sys.stderr) or 2
+    more = len(report.problems) - len(report.problems[:most])
+    print(*report.problems[:most], *[f"… and {more:,} more; --all shows them"] * bool(more), report, sep="\n")
+    if settings["fix"]: print(f"{report.written:,} rows written, {report.left_out:,} left out")
+    if report.fixed: print(f"copy: {report.fixed}\nreport: {_copy_paths(Path(path), True)[1]}")
+    return report.exit_code
+
 def main(argv: list[str] | None = None) -> int:
     "0 for a file without errors, 1 with errors, 2 where nothing could be checked: `python -m chatglm_cookbook.validate FILE`."
     parser = argparse.ArgumentParser("chatglm data check", description="Names every bad row of a data file.")
-    for name, said in {"file": ".json .jsonl .csv .txt .parquet, the text ones also as .gz", "--dev": "a file to test on",
-                       "--format": "its name, or an entry in the schema of dataset_info.json, as JSON",
-                       "--tokenizer": "name or folder; lengths are then in tokens"}.items(): parser.add_argument(name, help=said)
+    parser.add_argument("files", nargs="+", help=".json .jsonl .csv .txt .parquet, the text ones also as .gz; or a folder")
+    for name, said in {"--dev": "a file of dev or test rows", "--tokenizer": "name or folder; lengths are then in tokens",
+                       "--format": "its name, or an entry of dataset_info.json"}.items(): parser.add_argument(name, help=said)
     parser.add_argument("--max-length", type=int, help="the window in tokens")
-    parser.add_argument("--fix", action="store_true", help="write NAME.fixed.jsonl and a report beside FILE")
+    parser.add_argument("--all", action="store_true", help="print every problem, not only the first 20")
+    parser.add_argument("--fix", action="store_true", help="write NAME.fixed.jsonl and a report beside each file")
     given = parser.parse_args(argv)
     try:
-        format = json.loads(given.format) if (given.format or "").startswith("{") else given.format
+        format = _inner(given.format, "--format") if (given.format or "").startswith("{") else given.format
         tokenizer = load_tokenizer(given.tokenizer) if given.tokenizer else None
-        report = check_file(given.file, format, tokenizer=tokenizer, max_length=given.max_length, dev=given.dev, fix=given.fix)
     except (ValueError, OSError) as e: return print(e, file=sys.stderr) or 2
-    print(report, *([f"repaired copy: {report.fixed}"] if report.fixed else []), sep="\n")
-    return report.exit_code
+    settings = {"tokenizer": tokenizer, "max_length": given.max_length, "dev": given.dev, "fix": given.fix}
+    return max([_print_check(path, format, None if given.all else 20, settings) for path in given.files])
 
 if __name__ == "__main__" and __spec__: sys.exit(main())  # a notebook has no spec

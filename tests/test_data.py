@@ -520,3 +520,95 @@ def test_what_only_looks_like_a_conversation_is_refused(change, field):
     with pytest.raises(DataError) as e: as_conversation(good | change)
     assert e.value.field == field
     with pytest.raises(DataError): convert([good | change], "sharegpt")
+
+
+# ---------------------------------------------------------------- what a reader with files of other trainers found
+M, A, B = [turn("user", "x")], [turn("assistant", "y")], [turn("assistant", "z")]
+
+
+@pytest.mark.parametrize("row, label", [
+    ({"prompt": "a", "completion": "b", "label": 0}, False), ({"messages": M + A, "label": "false"}, False), ({"messages": M + A, "kto_tag": "TRUE"}, True),
+    ({"instruction": "a", "output": "b", "label": "True"}, True), ({"prompt": M, "completion": A, "label": False}, False), ({"prompt": M, "completion": A, "label": 1}, True)])
+def test_a_label_in_any_spelling_makes_a_row_kto(row, label):
+    told = as_conversation(row)
+    assert (detect_format(row), told["kind"], told["label"]) == ("kto", "binary", label)
+    back = convert(convert([row], "kto"), "kto")
+    assert json.dumps(back[0], sort_keys=True) == json.dumps(row, sort_keys=True)  # 0 and false are equal, and not the same
+
+
+def test_other_labels(tmp_path):
+    row = {"messages": M + A, "label": "sports"}
+    assert detect_format(row) == "openai" and as_conversation(row)["rest"] == {"label": "sports"} and detect_format({**row, "label": 2}) == "openai"
+    assert detect_format({"question": "q", "A": "a", "B": "b", "label": 1}) == "multiple_choice" and detect_format({"text": "a", "label": 1}) == "text"
+    for value in ("good", 2, None, 1.0):
+        with pytest.raises(DataError, match="kto_tag: must be true or false"): as_conversation({"prompt": "a", "completion": "b", "kto_tag": value})
+    path = write(tmp_path / "k.csv", "prompt,completion,label\na,b,True\nc,d,False\n")
+    assert [as_conversation(row)["label"] for row in load_rows(path)] == [True, False]
+
+
+@pytest.mark.parametrize("format, row, prompt", [
+    ("trl_preference", {"prompt": "x", "chosen": M + A, "rejected": M + B, "score": 3}, M), ("trl_preference", {"prompt": M, "chosen": M + A, "rejected": M + B}, M),
+    ("trl_preference", {"chosen": M + A, "rejected": M + B}, M), ("trl_preference", {"chosen": [turn("system", "S")] + M + A + M + A, "rejected": [turn("system", "S")] + M + A + M + B}, [turn("system", "S")] + M + A + M),
+    ("sharegpt_preference", {"conversations": [{"from": "human", "value": "x"}], "chosen": [{"from": "human", "value": "x"}, {"from": "gpt", "value": "y"}],
+                             "rejected": [{"from": "human", "value": "x"}, {"from": "gpt", "value": "z"}]}, M)])
+def test_a_prompt_inside_the_answers_is_taken_off(format, row, prompt):
+    told = as_conversation(row)
+    assert (detect_format(row), told["messages"], told["chosen"], told["rejected"]) == (format, prompt, A, B)
+    for to in (format, "trl_preference", "sharegpt_preference"): assert convert(convert([row], to), format) == [row]
+
+
+@pytest.mark.parametrize("row, reason", [
+    ({"prompt": "other", "chosen": M + A, "rejected": M + B}, "begin with an assistant"), ({"prompt": "x", "chosen": M + A, "rejected": B}, "begin with an assistant"),
+    ({"prompt": "x", "chosen": M, "rejected": M}, "begin with an assistant"), ({"chosen": A, "rejected": B}, "shares no prompt"), ({"chosen": M, "rejected": M}, "shares no prompt"),
+    ({"prompt": M, "completion": M}, "begin with an assistant"), ({"messages": [*M, turn("assistant", "y", weight=2)]}, "must be 0 or 1"),
+    ({"messages": [*M, turn("assistant", "y", weight="0")]}, "must be 0 or 1"), ({"messages": [turn("user", "x", weight=1), *A]}, "must be 0 or 1"),
+    ({"messages": [*M, turn("assistant", "y", weight=0, loss=True)]}, "a second time")])
+def test_what_other_trainers_would_not_mean_either(row, reason):
+    with pytest.raises(DataError, match=reason): as_conversation(row)
+
+
+def test_weight_is_loss():
+    row = {"messages": [turn("user", "x", weight=None), turn("assistant", "y", weight=0), *M, turn("assistant", "z", weight=1)]}
+    assert [m.get("loss") for m in as_conversation(row)["messages"]] == [None, False, None, True]
+    for to in ("openai", "chatglm3", "sharegpt"): assert json.dumps(convert(convert([row], to), "openai")[0]) == json.dumps(row)
+
+
+@pytest.mark.parametrize("row", [
+    {"prompt": M, "completion": A}, {"prompt": [turn("system", "S"), *M, *A, *M], "completion": B},
+    {"prompt": M, "completion": [turn("assistant", None, tool_calls=[call("f", "{}")]), turn("tool", "4"), *A], "tools": [weather]}])
+def test_conversational_prompt_and_completion(row):
+    assert detect_format(row) == "prompt_completion" and as_conversation(row)["messages"][0] == row["prompt"][0]
+    for to in ("prompt_completion", "openai", "sharegpt", "chatglm3"): assert convert(convert([row], to), "prompt_completion") == [row], to
+    assert as_conversation(row)["messages"][-1] == row["completion"][-1]
+
+
+def test_nulls_are_absent_and_keep_little():
+    nulls = {"tool_calls": None, "name": None, "loss": None}
+    row = {"messages": [turn("user", "long " * 100, **nulls), turn("assistant", "y", **nulls)]}
+    assert as_conversation(row)["messages"] == [turn("user", "long " * 100), turn("assistant", "y")]
+    for to in ("openai", "alpaca", "sharegpt", "chatglm3"):
+        there = convert([row], to)
+        assert to == "openai" or "long" not in json.dumps(there[0]["kept"])
+        assert json.dumps(convert(there, "openai")) == json.dumps([row])
+    assert convert([{**row, "tools": None}], "sharegpt", keep=False)[0].keys() == {"conversations"}
+    assert convert([row], "openai", keep=False) == [{"messages": as_conversation(row)["messages"]}]
+    alpaca = {"instruction": "a", "input": "b", "output": "c", "system": None, "id": 3}
+    assert convert([alpaca], "openai", keep=False) == [{"messages": [turn("user", "a\nb"), turn("assistant", "c")], "id": 3}]
+    choice = {"question": "q", "A": "a", "B": "b", "answer": "A"}
+    assert convert([choice], "openai", keep=False)[0].keys() == {"messages"} and convert([alpaca], "alpaca", keep=False)[0]["input"] == "b"
+    there = convert([row], "sharegpt")[0]
+    for junk in ({}, {"columns": {}, "absent": [], "turns": {"messages": [[9, {}]]}}, {"columns": {}, "absent": [], "turns": 3}):
+        assert convert([{**there, "kept": {"openai": junk}}], "openai")[0]["messages"] == as_conversation(row)["messages"]
+
+
+def test_several_sources_as_a_list(tmp_path):
+    paths = [write(tmp_path / f"{x},.jsonl", json.dumps({"text": x}) + "\n") for x in "ab"]
+    assert [row["text"] for row in load_rows(paths)] == ["a", "b"] == [row["text"] for row in load_rows(tuple(map(str, paths)), streaming=True)]
+
+
+def test_an_empty_list_has_no_turns():
+    for row in ({"conversations": []}, {"messages": []}, {"prompt": [], "completion": A}):
+        with pytest.raises(DataError, match="has no turns"): as_conversation(row)
+
+
+def test_names_of_other_lessons_show(): assert {"encode_example", "Collator", "check_file", "save_rows", "convert"} <= set(dir(data))

@@ -529,3 +529,18 @@ def test_trl_sft_trainer(tmp_path, readers):
     batch = next(iter(trainer.get_train_dataloader()))
     assert batch["labels"].tolist() == Collator(t)(examples[:4])["labels"].tolist()
     assert abs(trainer.train().training_loss - want) < 1e-3
+
+
+@pytest.mark.parametrize("name", ["tiny-v1", "tiny-v2", "tiny-v3", "smol"])
+def test_a_system_message_in_the_middle_is_refused(name):
+    turns = [("user", "Hi"), ("assistant", "Hello"), ("system", "Be brief."), ("user", "Bye"), ("assistant", "Bye")]
+    row = {"messages": [{"role": role, "content": text} for role, text in turns]}
+    with pytest.raises(DataError, match=r"messages\[2\] is a system message"): encode_example(load_tokenizer(name), row)
+    row["messages"].insert(0, row["messages"].pop(2))
+    assert encode_example(load_tokenizer(name), row)["labels"]
+
+
+def test_a_dialogue_that_begins_with_the_assistant_is_refused_by_name():
+    row = {"messages": [{"role": "assistant", "content": "Hello"}, {"role": "user", "content": "Hi"},
+                        {"role": "assistant", "content": "Bye"}]}
+    with pytest.raises(DataError, match="begins with the assistant"): encode_example(load_tokenizer("smol"), row)

@@ -107,7 +107,7 @@ faults = [
     ("adgen", {"content": "类型#裤*颜色", "summary": "黑裤"}, ["adgen-separator"]),
     ("alpaca_preference", {"instruction": "a", "chosen": "same", "rejected": "same "}, ["same-preference", "white-space"]),
     ("alpaca_preference", {"instruction": "a", "chosen": "", "rejected": "b"}, ["empty-answer"]),
-    ("kto", {"messages": turns("user", "assistant"), "label": "true"}, ["label-not-bool"]),
+    ("kto", {"messages": turns("user", "assistant"), "label": "yes"}, ["label-not-bool"]),
     ("kto", {"messages": turns("user", "assistant")}, ["missing-field"]),
     ("openai", {"messages": [{"role": "user", "content": "a", "tool_calls": [call()]}, *turns("assistant")]}, ["wrong-type"]),
     ("multiple_choice", {"Question": "a", "A": "1", "B": "2", "Answer": "C"}, ["answer-not-a-choice"]),
@@ -136,6 +136,10 @@ warnings = [
     ({"messages": turns("assistant", "user", "assistant")}, ["assistant-first"]),
     (good_rows["multiple_choice"] | {"A": "2"}, ["same-choice"]),
     ({"content": "这是一篇新闻。很长。", "summary": "新闻"}, ["not-adgen"]),
+    ({k: v for k, v in tooled(call(observation="sun")).items() if k != "tools"}, ["undeclared-tool"]),
+    ({"messages": [*turns("user"), {"role": "assistant", "content": None, "tool_calls": [{"id": "c1", "type": "function", "function": {
+        "name": "weather", "arguments": '{"city": "Rome"}'}}]}, {"role": "tool", "content": "sun", "tool_call_id": "c2"},
+        *turns("assistant")], "tools": [weather]}, ["unknown-call-id"]),
 ]
 
 
@@ -236,7 +240,7 @@ def test_leakage_counts_runs_of_words_and_of_characters():
             {"instruction": "请背：天地玄黄，宇宙洪荒，日月盈昃，辰宿", "output": "c"}, {"instruction": "天地玄黄宇宙洪荒日月盈", "output": "d"}]
     report = validate(rows, dev=dev)
     assert [(p.line, p.code, p.reason.split()[-1]) for p in report.problems] == [(1, "leakage", "1"), (3, "leakage", "2")]
-    assert "2 of 4 rows" in report.notes[0] and "2 of 2 rows to test on (100.0%)" in report.notes[0]
+    assert "2 of 4 rows" in report.notes[0] and "2 of 2 dev rows (100.0%)" in report.notes[0]
     assert [p.line for p in validate(rows, dev=dev, n=12).problems] == [1, 2, 3]
     assert not validate(rows, dev=[]).problems
 
@@ -255,6 +259,8 @@ def write(folder, name: str, content: str | bytes):
 files = {
     "comments.json": (f"[\n // one\n {good},\n /* two\n lines */ {good.replace('a', 'z')} # end\n]", 2, {"json-comment": 3}, 2),
     "commas.json": (f"[{good[:-1]},}},\n]", 1, {"trailing-comma": 2}, 1),
+    "ends.jsonl": (f"{good},\n{good.replace('a', 'z')} , // why\r\n{good.replace('a', 'y')},", 3, {"trailing-comma": 3, "json-comment": 1}, 3),
+    "ends.json": (f"{good},\n{good.replace('a', 'z')},\n", 2, {"trailing-comma": 2}, 2),
     "object.json": ('{\n "instruction": "a",\n "output": "b",\n}', 1, {"trailing-comma": 1}, 1),
     "broken.json": ('[\n{"instruction": "a", "output": "b"},\n{"instruction": "c" "output": "d"},\n'
                     '{"instruction": "e", "output": "f"}\n]', 3, {"broken-json": 1}, 2),
@@ -271,8 +277,6 @@ files = {
     "cells.csv": ("instruction,output\na,b\nc\n", 2, {"unreadable": 1}, 1),
     "adgen.jsonl": ('{"content": "类型＃裤 ＊ 颜色＃黑", "summary": " 黑裤"}\n{"content": "类型：裙，颜色：白", "summary": "白裙"}', 2,
                     {"adgen-separator": 2, "white-space": 1}, 2),
-    "label.jsonl": (json.dumps({"messages": turns("user", "assistant"), "label": True}) + "\n"
-                    + json.dumps({"messages": turns("user", "assistant", "user", "assistant"), "label": "false"}), 2, {"label-not-bool": 1}, 2),
 }
 
 
@@ -282,7 +286,7 @@ def test_files_as_people_leave_them(tmp_path, name):
     path = write(tmp_path, name, content)
     before = path.read_bytes()
     report = check_file(path, fix=True)
-    assert (report.rows, report.counts, report.exit_code) == (rows, counts, 1)
+    assert (report.rows, report.counts, report.exit_code) == (rows, counts, int(counts.keys() != {"bom"}))
     assert report.rows == report.good + report.bad and path.read_bytes() == before
     said = path.with_name(name.split(".")[0] + ".fixed.report.md")
     if not kept: return assert_nothing(report, said)
@@ -347,6 +351,70 @@ def test_copies_are_dropped_and_listed(tmp_path):
     said = fixed.with_name("a.fixed.report.md").read_text()
     assert fixed.read_text().count("\n") == 1
     assert "* line 2: duplicate" in said and "* line 3: empty-answer: output: is empty" in said
+
+
+def test_the_cure_is_that_of_the_fault():
+    def cure(row, format=None): return [(p.code, p.cure) for p in validate([row], format).problems]
+    ((code, said),) = cure({"conversations": [{"from": "user", "value": "a"}, {"from": "gpt", "value": "b"}]})
+    assert code == "unknown-role" and "human, gpt" in said and "tags" in said
+    row = json.loads(json.dumps(good_rows["openai"]))
+    row["messages"][2]["tool_calls"][0]["function"]["arguments"] = '{"city": "Rome",}'
+    assert cure(row) == [("broken-json", "delete the comma in front of the bracket")]
+    row["messages"][-1]["loss"] = False
+    assert [code for code, _ in cure(row)] == ["broken-json"]
+    assert cure({"instruction": "a", "output": ""}) == [("empty-answer", module._errors["empty-answer"])]
+
+
+def test_the_cure_of_a_file_is_that_of_its_fault(tmp_path):
+    for name, text, said in (("a.tsv", "a\tb\n", "take one of .json"), ("a.csv", "instruction,output\na,b,c\n", "contains commas")):
+        (problem,) = check_file(write(tmp_path, name, text)).problems
+        assert problem.code == "unreadable" and said in problem.cure and said in str(problem)
+
+
+def test_a_code_with_several_cures_shows_the_general_one_in_the_table():
+    rows = [{"messages": [5]}, {"messages": [{"role": "user", "content": 5}]}]
+    assert "put a string there" in str(validate(rows[1:])) and module._errors["wrong-type"] in str(validate(rows))
+
+
+def test_no_turns_are_called_so():
+    (problem,) = validate([{"conversations": []}]).problems
+    assert (problem.code, problem.reason) == ("missing-field", "has no turns")
+
+
+def test_repaired_lines_are_those_of_the_faults(tmp_path):
+    path = write(tmp_path, "a.csv", "instruction,output\n你好,再见\n早上,晚上\n春天,夏天\n".encode("gbk"))
+    assert "* encoding: 3, line 2, 3, 4\n" in check_file(path, fix=True).fixed.with_name("a.fixed.report.md").read_text()
+    path = write(tmp_path, "b.json", f"[\n // one\n {good}\n]")
+    assert "* json-comment: 1, line 2\n" in check_file(path, fix=True).fixed.with_name("b.fixed.report.md").read_text()
+
+
+white = [({"instruction": "a", "output": "b", "history": [["c", "d "], ["e", "f"]]}, "history[0][1]"),
+         ({"instruction": "a", "chosen": "b ", "rejected": "c"}, "chosen"),
+         ({"instruction": "a", "chosen": "b", "rejected": " c"}, "rejected"),
+         ({"conversations": turns("human", who="from", what="value"), "chosen": {"from": "gpt", "value": "b\n"},
+           "rejected": {"from": "gpt", "value": "c"}}, "chosen"),
+         ({"prompt": turns("user"), "chosen": turns("assistant"), "rejected": [{"role": "assistant", "content": " no"}]}, "rejected")]
+
+
+@pytest.mark.parametrize("row, field", white)
+def test_white_space_is_named_and_repaired_in_every_column(tmp_path, row, field):
+    report = check_file(write(tmp_path, "a.jsonl", json.dumps(row)), fix=True)
+    assert [(p.code, p.field) for p in report.problems] == [("white-space", field)]
+    assert not check_file(report.fixed).problems
+    assert "* white-space: 1, line 1\n" in report.fixed.with_name("a.fixed.report.md").read_text()
+
+
+def test_whole_numbers_fit_integer():
+    schema = {"properties": {"days": {"type": "integer"}}}
+    assert not list(module._misfits({"days": 1.0}, schema)) and list(module._misfits({"days": 1.5}, schema))
+
+
+def test_a_folder_is_one_report(tmp_path):
+    write(tmp_path, "a.jsonl", good)
+    write(tmp_path, "b.csv", "prompt,response\nc,d\ne,\n")
+    report = check_file(tmp_path)
+    assert (report.rows, [p.place for p in report.problems]) == (3, ["b.csv:3"])
+    with pytest.raises(DataError, match="is a folder.*one by one"): check_file(tmp_path, fix=True)
 
 
 # ---- the whole
@@ -502,17 +570,31 @@ def test_main_prints_the_table_and_returns_the_exit_code(tmp_path, capsys):
     assert main([str(path)]) == 1
     said = capsys.readouterr()
     assert "missing-field" in said.out and "a.json:2" in said.out and said.out.endswith("2 rows: 1 good, 1 with errors\n") and not said.err
-    assert main([str(path), "--fix"]) == 1 and f"repaired copy: {tmp_path}/a.fixed.jsonl\n" in capsys.readouterr().out
+    assert "a.json:2: error missing-field: output: missing; add the column" in said.out
+    assert main([str(path), "--fix"]) == 1
+    said = capsys.readouterr()
+    assert f"1 rows written, 1 left out\ncopy: {tmp_path}/a.fixed.jsonl\nreport: {tmp_path}/a.fixed.report.md\n" in said.out
     assert main([str(tmp_path / "a.fixed.jsonl"), "--dev", str(tmp_path / "a.fixed.jsonl")]) == 0
     assert "leakage" in capsys.readouterr().out
     for wrong, reason in (([str(path), "--fix"], "nothing is written over"), (["gone.json"], "there is no file gone.json"),
-                          ([str(path), "--format", "alpacca"], "did you mean 'alpaca'"), ([str(path), "--format", "{1"], "Expecting"),
+                          ([str(path), "--format", "alpacca"], "did you mean 'alpaca'"), ([str(path), "--format", "{1"], "--format: broken JSON in column 2: Expecting"),
                           ([str(path), "--dev", "gone.json"], "there is no file gone.json")):
         assert main(wrong) == 2
         said = capsys.readouterr()
         assert reason in said.err and not said.out
     with pytest.raises(SystemExit) as e: main([])
     assert e.value.code == 2
+
+
+def test_main_prints_twenty_problems_and_takes_several_files(tmp_path, capsys):
+    good_one, bad = write(tmp_path, "a.jsonl", good), write(tmp_path, "b.jsonl", "".join(f'{{"instruction": "{i}"}}\n' for i in range(25)))
+    assert main([str(good_one), str(bad), "--format", "alpaca"]) == 1
+    said = capsys.readouterr().out
+    assert said.count("b.jsonl:") == 20 + 3 and "… and 5 more; --all shows them\n" in said and "1 rows: 1 good" in said
+    assert main([str(bad), "--format", "alpaca", "--all"]) == 1
+    said = capsys.readouterr().out
+    assert said.count("b.jsonl:") == 25 + 3 and "--all" not in said
+    assert main([str(good_one), "gone.json", str(bad)]) == 2
 
 
 def test_main_takes_columns_and_a_tokenizer(tmp_path, capsys):
@@ -625,3 +707,13 @@ def test_counts_of_pairs_are_what_they_say():
     report = validate([{"instruction": t, "output": "x"} for t in texts])
     assert report.counts == {"duplicate": 2} and len(list(combinations(texts, 2))) == 3
     assert Counter(p.line for p in report.problems) == {2: 1, 3: 1} and isinstance(report, Report)
+
+
+@pytest.mark.parametrize("row", [
+    {"prompt": turns("user"), "completion": turns("assistant")},
+    {"prompt": turns("user"), "completion": turns("assistant"), "label": 0},
+    {"chosen": [*turns("user"), {"role": "assistant", "content": "Yes"}], "rejected": [*turns("user"), {"role": "assistant", "content": "No"}]},
+    {"messages": turns("user", "assistant"), "label": "False"}])
+def test_every_shape_that_is_read_is_good(row):
+    report = validate([row])
+    assert (report.good, report.problems) == (1, [])
