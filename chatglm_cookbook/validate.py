@@ -27,7 +27,7 @@ import numpy as np
 from .checkpoints import load_tokenizer
 from .core import plot_style
 from .data import (DataError, Row, _inner, _json_type, _read_answer, _read_choice, _read_tools, _read_turns,
-                                   _readers, _records, _shown, _spec, _spec_of, _string, as_conversation, detect_format)
+                                   _label, _readers, _records, _shown, _spec, _spec_of, _string, as_conversation, detect_format)
 from .labels import encode_example
 
 # %% ../nbs/08_validate.ipynb #cell-08
@@ -122,7 +122,7 @@ def _code(e: DataError) -> str:
     if "the JSON inside" in e.reason: return "broken-json"
     if str(e.field).endswith((".parameters", ".arguments")): return "tool-without-parameters"
     signs = {"unknown role": "unknown-role", "needs a name": "tool-without-name", "must be one of": "answer-not-a-choice",
-             "missing": "missing-field", "no turns": "missing-field", "not null": "missing-field"}
+             "missing": "missing-field", "no turns": "missing-field", "not null": "missing-field", "false, not": "label-not-bool"}
     return next((code for sign, code in signs.items() if sign in e.reason), "wrong-type")
 
 class _Reading:  # a row taken apart: its turns as `(field, role, text)`, and everything that is wrong with it
@@ -203,8 +203,7 @@ def _read_dialogue(reading: _Reading, row: dict, spec: dict, names: dict) -> Non
         if isinstance(tool, dict) and isinstance(tool.get("name"), str): reading.declared[tool["name"]] = tool.get("parameters")
     reading.label, tag = row.get(names.get("kto_tag")), names.get("kto_tag")
     if tag and tag not in row: reading.say("missing-field", tag, "missing")
-    elif tag and (label := _shown(reading.label)).strip("'").lower() not in ("true", "false", "0", "1"):
-        reading.say("label-not-bool", tag, f"is {label}")
+    elif tag: reading.tried(_label, reading.label, tag)
     if text := reading.tried(_string, row, names.get("system"), False): reading.turns.append((names["system"], "system", text))
     if isinstance(row.get(names.get("prompt")), list) or spec["name"] == "trl_preference" and "prompt" not in row:
         said = (reading.tried(as_conversation, dict(row), spec["name"]) or {}).get("messages", ())
