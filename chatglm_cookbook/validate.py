@@ -601,7 +601,7 @@ def _finished(watcher: _Watcher, rows: Iterable) -> Report:  # with what only al
     return report
 
 def validate(
-    rows: Iterable | str | os.PathLike, # `Row`s or dicts, a list or any iterator, one in memory at a time; or a file or folder
+    rows: Iterable | str | os.PathLike, # rows or dicts, a list or any iterator, one in memory at a time; or a file or folder
     format: str | dict | None = None, # of all rows; otherwise that of each `Row`, or of most of the first 64
     *,
     tokenizer=None,                   # encodes each row, and counts tokens
