@@ -13,6 +13,7 @@ import struct
 from dataclasses import dataclass
 from functools import cache, partial
 from hashlib import sha256
+from importlib import import_module
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -27,11 +28,7 @@ _needed_flags = {"add_bias_linear": False, "rmsnorm": True,
                  "apply_residual_connection_post_layernorm": False, "post_layer_norm": True}
 
 def _refuse(original, name):
-    "Raise where the weights are quantised, or a flag makes the original compute what Glm does not."
-    if bits := original.get("quantization_bit"):
-        raise ValueError(f"{name} holds int{bits} weights in the original packed format, which this loader does not "
-                         "read; take the float16 checkpoint and quantise while loading: "
-                         f"load_model(name, quantize={'nf4' if bits == 4 else 'int8'!r})")
+    "Raise where a flag makes the original compute what Glm does not."
     if "padded_vocab_size" not in original: return
     wrong = [flag for flag, need in _needed_flags.items() if original.get(flag, need) != need]
     if wrong: raise ValueError(f"{name}: GlmForCausalLM cannot compute a model with "
@@ -222,8 +219,7 @@ class _OriginalConfig(PreTrainedConfig):
     def from_dict(cls, config_dict, **kwargs):
         name = str(kwargs.get("name_or_path", ""))
         _refuse(config_dict, name or "config.json")
-        if "padded_vocab_size" in config_dict:
-            return _glm_config().from_dict(config_dict, **kwargs)
+        if "padded_vocab_size" in config_dict: return _glm_config().from_dict(config_dict, **kwargs)
         from chatglm_cookbook.glm import ChatGLMConfig
         _register_models()
         generation_of(config_dict, name, kwargs.pop("generation", None))
@@ -392,25 +388,29 @@ def _original_tensors(model):
             name = name.replace(_parts[0], _fused)
         for old, new in _names: name = re.sub(rf"(^|\.){re.escape(new)}\.", rf"\g<1>{old}.", name)
         out[name] = tensor
-    if "transformer.output_layer.weight" not in out:
-        out["transformer.output_layer.weight"] = out["transformer.embedding.word_embeddings.weight"]
+    out.setdefault("transformer.output_layer.weight", out["transformer.embedding.word_embeddings.weight"])
     return {**out, **_frequencies(config, model.dtype)}
 
 # %% ../nbs/02_checkpoints.ipynb #cell-36
+def _bits(config): return (getattr(config, "chatglm_config", None) or {}).get("quantization_bit")
+
 def _check_weights(folder, config, tensors):
     "Compare the headers with the model that `config` describes; returns the model's class."
     from transformers import AutoModelForCausalLM
-    if any(t.dtype in (torch.int8, torch.uint8) for t in tensors.values()):
-        _refuse({"quantization_bit": 4 if any(t.dtype == torch.uint8 for t in tensors.values()) else 8}, folder)
+    packed, said = any(t.dtype == torch.int8 for t in tensors.values()), _bits(config)
+    if packed != bool(said) or any(t.dtype == torch.uint8 for t in tensors.values()):
+        raise ValueError(f"{folder}: config.json says quantization_bit={said}, which its weights are not (in the original "
+                         "format): take config and weights from one revision, or the float16 checkpoint")
     with torch.device("meta"): model = AutoModelForCausalLM.from_config(config)
+    if packed: import_module("chatglm_cookbook.quantize")._swap(model, config, tensors)
     original = any(k.startswith("transformer.") for k in tensors)
     want = {k: tuple(t.shape) for k, t in (_original_tensors(model) if original else model.state_dict()).items()}
     for name in want.keys() & tensors.keys():
         if want[name] != tensors[name].shape:
             raise ValueError(f"{name} in {tensors[name].file} has shape {tensors[name].shape}, but config.json asks for "
                              f"{want[name]}: weights and config are of different releases; take both from one revision")
-    tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
-    absent = sorted(k for k in want.keys() - tensors.keys() - tied if not k.endswith("inv_freq"))
+    tied = ("lm_head", "transformer.output_layer") if packed else "lm_head." if config.tie_word_embeddings else ()
+    absent = sorted(k for k in want.keys() - tensors.keys() if not k.endswith("inv_freq") and not k.startswith(tied))
     if absent and all("prefix_encoder" in k for k in tensors):
         raise ValueError(f"{folder} holds a P-Tuning prefix only: load the model it was trained on, then the prefix")
     if absent: raise ValueError(f"{len(absent)} of {len(want)} tensors are missing in {folder}, the first is {absent[0]}")
@@ -471,8 +471,8 @@ def fingerprint(
     generation = generation_of({**config, "rope_ratio": 1}, folder) if first else config.get("chatglm_generation")
     bits = config.get("quantization_bit") or (8 if torch.int8 in counts else None)
     method = (config.get("quantization_config") or {}).get("quant_method", f"int{bits}" if bits else None)
-    packed = lambda t: 2 if bits == 4 and t.dtype == torch.int8 else 1  # the original int4 puts two numbers into a byte
-    size = sum(t.size * packed(t) for k, t in weights.items() if not k.endswith("weight_scale"))
+    twice = torch.int8 if bits == 4 else None  # the original int4 puts two numbers into a byte
+    size = sum(t.size * (1 + (t.dtype == twice)) for k, t in weights.items() if not k.endswith(("weight_scale", "weight_zero")))
     return Fingerprint(str(name), "original" if first else "hf", generation,
                        config.get("padded_vocab_size", config.get("vocab_size", 0)), size,
                        str(max(counts, key=counts.get)).removeprefix("torch."), method, digest.hexdigest()[:16])
@@ -485,16 +485,18 @@ def _device(device):
         raise ValueError(f"device={str(device)!r}: this PyTorch sees no NVIDIA GPU; leave device out, or install the CUDA build")
     return device or torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
 
+def _widest(tensors): return max((t for t in tensors.values() if t.dtype.is_floating_point), key=lambda t: t.size)
+
 def _dtype(dtype, device, tensors):
     "The dtype asked for; for \"auto\" the checkpoint's, except that half precision is slow and unsafe on a CPU."
     if isinstance(dtype, str) and dtype != "auto": dtype = getattr(torch, dtype, dtype)
     if dtype != "auto" and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         raise ValueError(f"dtype must be 'auto' or a floating-point dtype such as torch.bfloat16, not {dtype!r}")
     if dtype != "auto": return dtype
-    own = max(tensors.values(), key=lambda t: t.size).dtype
+    own = _widest(tensors).dtype
     if own != torch.float16 or device.type != "cpu": return own
-    import psutil
-    need, free = sum(t.size for t in tensors.values()) * 4 / 2**30, psutil.virtual_memory().available / 2**30
+    from psutil import virtual_memory as memory
+    need, free = sum(t.size * 4**t.dtype.is_floating_point for t in tensors.values()) / 2**30, memory().available / 2**30
     fits = need * 1.5 < free
     print(f"float16 weights on a CPU: loading as {'float32' if fits else 'bfloat16'}, because float32 needs "
           f"{need:.1f} GiB and {free:.1f} GiB are free")
@@ -525,8 +527,8 @@ def _checked(folder, generation):
 
 def _keep_unpacked(model):
     "On a CPU bitsandbytes would repack 4-bit weights at the first forward, and later gradients would be wrong."
-    for layer in model.modules():
-        if hasattr(layer, "support_avx512bf16_for_cpu"): layer.support_avx512bf16_for_cpu = False
+    name = "support_avx512bf16_for_cpu"
+    for layer in (m for m in model.modules() if hasattr(m, name)): setattr(layer, name, False)
 
 # %% ../nbs/02_checkpoints.ipynb #cell-44a
 def load_model(
@@ -547,7 +549,9 @@ def load_model(
     if kind: more["generation_config"] = _generation_config(config, folder)
     # what is cast is read tensor by tensor: given the folder, transformers keeps its files mapped beside the copies
     cast = kind and not quantize and any(t.dtype != dtype or t.data is not None for t in tensors.values())
-    model = (kind.from_pretrained(None, config=config, dtype=dtype, state_dict=tensors, **more) if cast else
+    packed = kind and _bits(config) and import_module("chatglm_cookbook.quantize")._read
+    model = (packed(kind, config, tensors, dtype, device, more["generation_config"], quantize) if packed else
+             kind.from_pretrained(None, config=config, dtype=dtype, state_dict=tensors, **more) if cast else
              AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=dtype, **more))
     _keep_unpacked(model)
     model.name_or_path = model.config._name_or_path = model_folder(name)
@@ -556,23 +560,24 @@ def load_model(
 # %% ../nbs/02_checkpoints.ipynb #cell-44b
 def _unusual(name, config, kwargs):
     "Whether a `from_pretrained` call is about something else than all weights of a ChatGLM folder."
-    more = ("state_dict", "subfolder", "variant", "gguf_file", "key_mapping", "ignore_mismatched_sizes")
-    if not name or not getattr(config, "chatglm_config", None) or any(kwargs.get(k) for k in more): return True
+    more = "state_dict subfolder variant gguf_file key_mapping ignore_mismatched_sizes".split()
+    if not name or not getattr(config, "chatglm_config", None) or any(map(kwargs.get, more)): return True
     return not Path(name).is_dir() or (Path(name) / "adapter_config.json").is_file()
 
 def _read_carefully(kind):
     "Make `kind.from_pretrained` check a folder as `load_model` does, and read tensor by tensor what it casts."
-    plain = kind.from_pretrained.__func__
-    if plain.__module__ == __name__: return
+    if (plain := kind.from_pretrained.__func__).__module__ == __name__: return
     def from_pretrained(cls, name=None, *args, config=None, **kwargs):
+        if name and _bits(config) and not kwargs.get("state_dict"):
+            return import_module("chatglm_cookbook.quantize")._from_folder(cls, _find(name), config, kwargs)
         if _unusual(name, config, kwargs): return plain(cls, name, *args, config=config, **kwargs)
         tensors, dtype = _stored_tensors(name), kwargs.get("dtype", kwargs.get("torch_dtype"))
         if cls.__name__.endswith("ForCausalLM"): _check_weights(name, config, tensors), _check_tokenizer(name, config)
         dtype = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
         placed = kwargs.get("device_map") or kwargs.get("quantization_config")
         if isinstance(dtype, torch.dtype) and not placed and any(t.dtype != dtype for t in tensors.values()):
-            if cls.can_generate() and not kwargs.get("generation_config"):
-                kwargs["generation_config"] = _generation_config(config, name)
+            found = kwargs.get("generation_config")
+            if cls.can_generate(): kwargs["generation_config"] = found or _generation_config(config, name)
             found = plain(cls, None, *args, config=config, state_dict=tensors, **kwargs)
             model = found[0] if isinstance(found, tuple) else found
             model.name_or_path = model.config._name_or_path = str(name)
@@ -617,6 +622,7 @@ def _original_config(config):
 def _config_to_write(config, dtype):
     "The source's config.json with what has changed since; written anew for a model of another origin."
     source, name = getattr(config, "chatglm_config", None) or {}, {"torch_dtype": str(dtype).removeprefix("torch.")}
+    if bits := getattr(config, "quantization_bit", 0): name["quantization_bit"] = bits
     if config.model_type == "chatglm":
         skip = {"chatglm_config", "dtype", "transformers_version", "architectures"}
         now = {k: v for k, v in config.to_diff_dict().items() if k not in skip and (k in source or not source)}
@@ -628,7 +634,7 @@ def _config_to_write(config, dtype):
 
 # %% ../nbs/02_checkpoints.ipynb #cell-49
 def save_original(
-    model,                  # a Glm or ChatGLM model; adapters merged, not quantised
+    model,                  # a Glm or ChatGLM model, adapters merged; quantised ones keep their bytes
     folder: str | Path,     # made where needed
     dtype="auto",           # "auto": a float32 model goes back to the dtype of its checkpoint, others stay
     max_shard_size: int = 5 * 10**9,  # bytes in one file
@@ -636,18 +642,19 @@ def save_original(
     "Save in the layout of the original releases: their tensor names, fused q, k and v, their config.json."
     if hasattr(model, "peft_config"): raise ValueError("merge the adapter first: model = model.merge_and_unload()")
     if getattr(model.config, "model_type", "") not in ("glm", "chatglm") or getattr(model, "is_quantized", False):
-        raise ValueError("save_original takes a ChatGLM or Glm model that is not quantised, not "
+        raise ValueError("save_original takes a ChatGLM or Glm model, quantised by quantize_model or not at all, not "
                          f"{type(model).__name__} of type {model.config.model_type!r}")
     source = (getattr(model.config, "chatglm_config", None) or {}).get("torch_dtype")
     if dtype == "auto": dtype = getattr(torch, source) if source and model.dtype == torch.float32 else model.dtype
     config, tensors = _config_to_write(model.config, dtype), _original_tensors(model)
     tensors.update(_frequencies(model.config, dtype))
+    once = config.get("quantization_bit") and model.config.tie_word_embeddings
+    tensors = {k: t for k, t in tensors.items() if not (once and "output_layer" in k)}
     (folder := Path(folder)).mkdir(parents=True, exist_ok=True)
     groups = _shards(tensors, max_shard_size * model.dtype.itemsize // dtype.itemsize)
     files = ["model.safetensors"] if len(groups) == 1 else [
         f"model-{i + 1:05}-of-{len(groups):05}.safetensors" for i in range(len(groups))]
-    for file, names in zip(files, groups):
-        _write(folder / file, {k: tensors.pop(k).detach().to("cpu", dtype, copy=True).contiguous() for k in names})
+    for file, names in zip(files, groups): _write(folder / file, {k: _as_saved(k, tensors.pop(k), dtype) for k in names})
     _finish(folder, config, {k: f for f, names in zip(files, groups) for k in names} if len(files) > 1 else None)
     model.generation_config.save_pretrained(folder)
     return folder
@@ -658,9 +665,12 @@ def _shards(tensors, limit):
     groups, used = [[]], 0
     for name, tensor in tensors.items():
         if groups[-1] and used + tensor.nbytes > limit: groups, used = [*groups, []], 0
-        groups[-1].append(name)
-        used += tensor.nbytes
+        groups[-1].append(name); used += tensor.nbytes
     return groups
+
+def _as_saved(name, tensor, dtype):  # codes and steps stay as they are
+    if not tensor.is_floating_point() or name.endswith(("weight_scale", "weight_zero")): dtype = tensor.dtype
+    return tensor.detach().to("cpu", dtype, copy=True).contiguous()
 
 def _write(file, tensors):
     "Write a safetensors file beside `file`, then swap it in: the model may still be mapped from the old one."
@@ -673,9 +683,8 @@ def _finish(folder, config, index):
     keep = {*index.values(), "model.safetensors.index.json"} if index else {"model.safetensors"}
     for old in folder.glob("model*.safetensors*"):
         if old.name not in keep: old.unlink()
-    total = sum(f.stat().st_size for f in folder.glob("model*.safetensors"))
-    if index: (folder / "model.safetensors.index.json").write_text(
-        json.dumps({"metadata": {"total_size": total}, "weight_map": index}, indent=2) + "\n")
+    if index: (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {"total_size": sum(
+        f.stat().st_size for f in folder.glob("model*.safetensors"))}, "weight_map": index}, indent=2) + "\n")
     (folder / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
 
 # %% ../nbs/02_checkpoints.ipynb #cell-50b

@@ -414,8 +414,13 @@ def bench_data(n: int) -> None:
                 f"average, {which}; batches of 8 lines, shuffled with one seed; goal: at least 0.97 of a packed run is real.")
 
 
+def bench_quantize(n: int) -> None:
+    from bench_quantize import bench_quantize as bench
+    bench(n)
+
+
 benches = {"encode": (bench_encode, 5), "import": (bench_import, 3), "speed": (bench_speed, 5), "load": (bench_load, 2),
-           "data": (bench_data, 1)}
+           "data": (bench_data, 1), "quantize": (bench_quantize, 3)}
 
 
 def main() -> int:

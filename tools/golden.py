@@ -10,6 +10,7 @@ cases = """v1-base v1-long v1-1d v2-base v2-rope-ratio v3-base v3-rope-ratio
 v3-mha v3-flag-no-qkv-bias v3-flag-kv-channels""".split()
 refused = "v3-flag-bias-linear v3-flag-layernorm v3-flag-residual-post-ln v3-flag-no-post-layernorm".split()
 embedding_grad = "loss.grad.transformer.embedding.word_embeddings.weight"
+quantised = "v1-int8 v1-int4 v3-int8 v3-int4".split()
 longest, kept = 24, 16
 
 
@@ -44,9 +45,22 @@ def copy_case(source, target):
     (target / "expected.json").write_text(json.dumps(facts, indent=0, sort_keys=True) + "\n")
 
 
+def copy_quantised(source, target):
+    "Writes a quantised case: its files, the logits in float32 maths, and for int4 the float weights it was made from."
+    target.mkdir(parents=True, exist_ok=True)
+    for file in ("config.json", "model.safetensors", "inputs.safetensors"): shutil.copyfile(source / file, target / file)
+    if source.name.endswith("int4"): shutil.copyfile(source / "source_fp16.safetensors", target / "source_fp16.safetensors")
+    expected = load_file(source / "expected.safetensors")
+    save_file({k: v for k, v in expected.items() if k.endswith("fp32_math")}, target / "expected.safetensors")
+
+
 def main(originals, target):
     "Copies every case and prints the size of the copy."
     for case in cases: copy_case(originals / case, target / case)
+    for case in quantised: copy_quantised(originals / case, target / case)
+    (target / "quant-linear").mkdir(exist_ok=True)
+    for file in ("quant.safetensors", "int4_all_codes.safetensors"):
+        shutil.copyfile(originals / "quant-linear" / file, target / "quant-linear" / file)
     for case in refused:
         (target / case).mkdir(parents=True, exist_ok=True)
         shutil.copyfile(originals / case / "config.json", target / case / "config.json")
@@ -55,7 +69,7 @@ def main(originals, target):
     first = {k: v for k, v in tables.items() if k.startswith("v1.") or k == "positions_v1"}
     save_file(first, target / "rope-tables/rope.safetensors")
     size = sum(f.stat().st_size for f in target.rglob("*") if f.is_file())
-    print(f"{len(cases) + len(refused)} cases, {size / 1e6:.2f} MB in {target.name}/")
+    print(f"{len(cases) + len(quantised) + 1 + len(refused)} cases, {size / 1e6:.2f} MB in {target.name}/")
 
 
 if __name__ == "__main__":

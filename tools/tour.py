@@ -1,4 +1,4 @@
-"""A tour in minutes: a model with ChatGLM's architecture chats, learns who it is with LoRA, and answers differently.
+"""A tour in minutes: a model with ChatGLM's architecture chats, shrinks, learns who it is with LoRA, and answers differently.
 
     python tools/tour.py                       what `make tour` runs
     python tools/tour.py --model tiny --seconds 5
@@ -31,7 +31,7 @@ start = time.perf_counter()
 def say(text: str = "") -> None: print(text, flush=True)
 
 
-def step(number: int, text: str) -> None: say(f"\n[{number}/6] {text}  ({time.perf_counter() - start:.0f} s)")
+def step(number: int, text: str) -> None: say(f"\n[{number}/7] {text}  ({time.perf_counter() - start:.0f} s)")
 
 
 def training_rows() -> list[list[dict]]:
@@ -135,6 +135,17 @@ def logits(model, tokenizer):
         return torch.cat([model(torch.tensor([ids], device=model.device)).logits[0] for ids in prompts])
 
 
+def formats(model, tokenizer) -> str:
+    "Memory, speed and agreement of the `model` in other number formats, a line each."
+    from chatglm_cookbook.core import data_file
+    from chatglm_cookbook.quantize import quantization_report
+    text = data_file("text_en.txt").read_text(encoding="utf-8")[:2000]
+    report = quantization_report(model, ["bf16", "int8", "int4 g32"], text, tokenizer=tokenizer)
+    report[0]["name"] = "fp32"
+    return "\n".join(f"  {row['name']:9} {row['memory'] / 1e6:6.1f} MB {row['decode']:6.1f} tokens/s, the same next token at "
+                     f"{row['agreement']:.0%} of places" for row in report)
+
+
 def tour(given: argparse.Namespace) -> None:
     import torch
     import transformers
@@ -161,7 +172,9 @@ def tour(given: argparse.Namespace) -> None:
     rows = training_rows()
     if any(q in [m[0]["content"] for m in rows] for q, kind in questions.items() if kind != "in the training rows"):
         raise RuntimeError("a held-out question is among the training rows")
-    step(4, f"LoRA on {len(rows)} short dialogues, most of which say who it is: at most {given.seconds:.0f} s")
+    step(4, "The same model in fewer bits")
+    say(formats(model, tokenizer))
+    step(5, f"LoRA on {len(rows)} short dialogues, most of which say who it is: at most {given.seconds:.0f} s")
     examples = [example(tokenizer, stop_ids(model, tokenizer), row) for row in rows]
     model = with_lora(model, given.rank, given.alpha)
     trained, total = (sum(p.numel() for p in model.parameters() if p.requires_grad or every) for every in (False, True))
@@ -175,10 +188,10 @@ def tour(given: argparse.Namespace) -> None:
     say(f"loss {first:.2f} → {last:.2f} (means of the first and the last {few} of {len(losses)} steps)")
     if not last < first: raise RuntimeError("the loss did not fall; give it more time with --seconds 180")
 
-    step(5, "The same questions after it")
+    step(6, "The same questions after it")
     after, adapted = answers(model, tokenizer), logits(model, tokenizer)
     say(table(before, after))
-    step(6, "Merging the adapter into the weights")
+    step(7, "Merging the adapter into the weights")
     merged = model.merge_and_unload()
     difference = (logits(merged, tokenizer) - adapted).abs().max().item()
     say(f"largest difference of a logit, merged against adapter: {difference:.1e} "
