@@ -485,7 +485,9 @@ def _device(device):
         raise ValueError(f"device={str(device)!r}: this PyTorch sees no NVIDIA GPU; leave device out, or install the CUDA build")
     return device or torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
 
-def _widest(tensors): return max((t for t in tensors.values() if t.dtype.is_floating_point), key=lambda t: t.size)
+def _widest(tensors):  # of what is neither codes nor steps
+    floats = [t for k, t in tensors.items() if t.dtype.is_floating_point and not k.endswith(("weight_scale", "weight_zero"))]
+    return max(floats, key=lambda t: t.size)
 
 def _dtype(dtype, device, tensors):
     "The dtype asked for; for \"auto\" the checkpoint's, except that half precision is slow and unsafe on a CPU."

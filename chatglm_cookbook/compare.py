@@ -113,7 +113,10 @@ def _variant(model, settings, dtype, texts, tokenizer):
     if settings.get("method") == "bnb": new = new.to(dtype)
     if settings.get("method") == "gptq": settings |= {"texts": texts, "tokenizer": tokenizer}
     if settings: quantize.quantize_model(new, **settings)
-    return new.to(dtype).eval()
+    kept = {n: m.inv_freq for n, m in new.named_modules() if hasattr(m, "inv_freq")}  # float32 in a loaded model too
+    new.to(dtype)
+    for n, table in kept.items(): new.get_submodule(n).inv_freq = table
+    return new.eval()
 
 def _row(name, model, reference, pieces, ids, base):
     "One row of the report."
@@ -128,12 +131,27 @@ def _row(name, model, reference, pieces, ids, base):
             "agreement_interval": interval(found[:, 3])}
 
 # %% ../nbs/58_compare.ipynb #cell-16
-def _plans(variants):
-    "Name: settings of each variant."
-    if isinstance(variants, dict): return dict(variants)
-    unknown = [v for v in variants if v not in _presets]
-    if unknown: raise ValueError(f"variants: {unknown[0]!r} is no preset; there are {', '.join(_presets)}")
-    return {v: _presets[v] for v in variants}
+def _plans(variants, calibration, length):
+    "Name: settings of each variant. Raises `ValueError` for what would fail later."
+    if length < 2: raise ValueError(f"length must be at least 2, not {length}")
+    variants = [variants] if isinstance(variants, str) else variants
+    plans = dict(variants) if isinstance(variants, dict) else dict(zip(variants, variants))
+    for v, settings in plans.items():
+        if isinstance(settings, str) and settings not in _presets:
+            raise ValueError(f"variants: {settings!r} is no preset; there are {', '.join(_presets)}")
+    plans = {v: _presets[s] if isinstance(s, str) else s for v, s in plans.items()}
+    _check_plans(plans, calibration)
+    return plans
+
+def _check_plans(plans, calibration):
+    "Raises `ValueError` for settings that `quantize_model` would refuse later."
+    names = "bits method group zero head embeddings skip double dtype make".split()
+    for v, settings in plans.items():
+        if wrong := [k for k in settings if k not in names]:
+            raise ValueError(f"variants: {v}: no setting {wrong[0]!r}; there are {', '.join(names)}")
+        asked = {k: settings.get(k) for k in ("group", "zero", "head", "embeddings")}
+        if settings.keys() - {"dtype", "make"}:
+            quantize._check_request(settings.get("bits", 8), settings.get("method", "chatglm"), texts=calibration, **asked)
 
 # %% ../nbs/58_compare.ipynb #cell-17
 def quantization_report(
@@ -148,9 +166,9 @@ def quantization_report(
     prompts: list[str] = (),    # answered greedily by every variant, 40 tokens
 ) -> _Report:
     "Size, speed and quality of `model` and its `variants` on `text`. Raises `ValueError` before anything is copied."
-    plans = _plans(variants)
+    text, calibration, prompts = ([s] if isinstance(s, str) else list(s) for s in (text, calibration, prompts))
+    plans, text = _plans(variants, calibration, length), "\n".join(text)
     if tokenizer is None: tokenizer = checkpoints.load_tokenizer(model.name_or_path)
-    text = text if isinstance(text, str) else "\n".join(text)
     ids = torch.tensor(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
     pieces = [p for p in ids.split(length) if len(p) == length] or [ids]
     if len(ids) < 2: raise ValueError("text must have at least two tokens")

@@ -42,8 +42,6 @@ def split_rows(
 # %% ../nbs/13_packed.ipynb #cell-12
 class Int8Panels:
     "int8 codes with one step a row, in the layout of oneDNN's int8 product."
-    takes = torch.bfloat16, torch.float32
-
     def __init__(
         self,
         codes: torch.Tensor,  # `(out, columns)`
@@ -51,6 +49,8 @@ class Int8Panels:
     ):
         self.weight = torch.ops.onednn.qlinear_prepack(codes, None)
         self.steps, self.zeros = steps.float(), torch.zeros(len(codes), dtype=torch.int32)
+        exact = steps.dtype == torch.float32  # narrower steps round the weight, which float32 input would show
+        self.takes = (torch.bfloat16, torch.float32) if exact else (torch.bfloat16,)
 
     def codes(self, rows: slice = slice(None)) -> torch.Tensor:  # int8 `(out, columns)`
         "The codes that it was made from."
@@ -195,7 +195,8 @@ def packed_form(
     if layer.weight.device.type != "cpu" or dtype not in (torch.bfloat16, torch.float32): return None
     if layer.bits == 8:
         wide = layer.group is None and layer.out_features >= 4096  # below, splitting the input costs more than it gains
-        return Int8Panels(layer.weight, layer.weight_scale) if wide and _exact() else None
+        fits = wide and (dtype == torch.bfloat16 or layer.weight_scale.dtype == dtype)
+        return Int8Panels(layer.weight, layer.weight_scale) if fits and _exact() else None
     if dtype != torch.bfloat16 or not _tile() or layer.out_features % _tile() or layer.in_features % (layer.group or 32):
         return None
     return Int4Tiles(layer._codes, layer.weight_scale, layer.weight_zero, layer.in_features, layer.group)

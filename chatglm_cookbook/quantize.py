@@ -112,7 +112,7 @@ def unpack_int4(
     return torch.stack((packed >> 4, (packed << 4) >> 4), 2).flatten(1)[:, :columns]
 
 # %% ../nbs/11_quantize.ipynb #cell-21
-_scratch = threading.local()
+_scratch, _changing = threading.local(), threading.RLock()  # the lock: one thread changes layouts, others may compute
 
 def _buffer(name, elements, dtype, device="cpu"):
     "The first `elements` of a buffer that this thread keeps: fresh memory would cost more than the arithmetic on it."
@@ -138,7 +138,8 @@ class _Stored:
     "What quantised layers share: `weight` in the original layout, `weight_scale`, and `weight_zero` or None."
     def _take(self, weight, scale, zero, columns):
         nn.Module.__init__(self)
-        self.weight = nn.Parameter(weight.contiguous(), requires_grad=False)
+        kept = isinstance(weight, nn.Parameter)  # what is tied must stay one object
+        self.weight = weight if kept else nn.Parameter(weight.contiguous(), requires_grad=False)
         self.register_buffer("weight_scale", scale)
         self.register_buffer("weight_zero", zero)
         self.bits, self._columns, self._packed, self._formless = (8 if weight.shape[1] == columns else 4), columns, None, ()
@@ -172,12 +173,16 @@ class _Moving(_Stored):
         return self
 
     def _save_to_state_dict(self, *args):
-        self._unpack()
-        super()._save_to_state_dict(*args)
+        with _changing:
+            self._unpack()
+            super()._save_to_state_dict(*args)
 
-    def _load_from_state_dict(self, *args):
+    def _load_from_state_dict(self, state, prefix, *args):
         self._unpack()
-        super()._load_from_state_dict(*args)
+        if (new := state.get(f"{prefix}weight")) is not None and new.dtype != torch.int8:
+            raise ValueError(f"{prefix}weight: this layer is quantised and the state dict holds {str(new.dtype)[6:]}; load it "
+                             "into the float model and quantise that, or call dequantize_model first")
+        super()._load_from_state_dict(state, prefix, *args)
 
     def __getstate__(self):  # copies and pickles
         self._unpack()
@@ -212,7 +217,8 @@ class QuantLinear(_Moving, nn.Linear):
 # %% ../nbs/11_quantize.ipynb #cell-26
 def _pack(self, dtype):
     "Change the codes into the form that this machine multiplies fastest, if there is one; the old layout goes."
-    with torch.inference_mode(False), torch.no_grad():
+    with _changing, torch.inference_mode(False), torch.no_grad():
+        if self._packed is not None: return
         form = None if self._shared else import_module("chatglm_cookbook.packed").packed_form(self, dtype)
         if form is None:
             self._formless += dtype,  # do not ask again
@@ -225,8 +231,8 @@ def _pack(self, dtype):
 # %% ../nbs/11_quantize.ipynb #cell-27
 def _unpack(self):
     "Back to the original layout."
-    if self._packed is None: return
-    with torch.inference_mode(False), torch.no_grad():
+    with _changing, torch.inference_mode(False), torch.no_grad():
+        if self._packed is None: return
         pieces = [self._codes(slice(i, i + 1024)) for i in range(0, self.out_features, 1024)] if self.bits == 4 else []
         weight = torch.cat([pack_int4(some) for some in pieces]) if pieces else self._codes(slice(None)).contiguous()
         scale, zero = self.weight_scale.contiguous(), self.weight_zero
@@ -319,10 +325,13 @@ def _names_in(model, skip=()):
     "Names of the linear layers inside the blocks of `model`, and of its head. Raises `ValueError` for what cannot be done."
     if hasattr(model, "peft_config"):
         raise ValueError("quantise before you add adapters, or merge them first: model = model.merge_and_unload()")
-    if any(isinstance(m, _Stored) for m in model.modules()):
+    if any(isinstance(m, _Stored) or type(m).__module__.startswith("bitsandbytes") for m in model.modules()):
         raise ValueError("the model is quantised already; dequantize_model(model) makes floats of it, without what was lost")
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     linear = [name for name, m in model.named_modules() if isinstance(m, nn.Linear)]
+    if lost := [s for s in skip if not any(s in name for name in linear)]:
+        kinds = ", ".join(dict.fromkeys(name.rpartition(".")[2] for name in linear))
+        raise ValueError(f"skip: no layer has {lost[0]!r} in its name; there are {kinds}")
     inside = [name for name in linear if re.search(r"\.\d+\.", f".{name}") and not any(s in name for s in skip)]
     inside = inside or [n for n in linear if model.get_submodule(n) is not head and not any(s in n for s in skip)]
     if not inside: raise ValueError(f"{type(model).__name__} has no linear layer inside a block that could be quantised")
@@ -348,7 +357,7 @@ def _quantize_tables(model, head_name, head, embeddings, scale_dtype):
     if embeddings and not (head and table.weight is layer.weight):
         codes, scale, _ = quantize_weight(table.weight, embeddings, None, False, scale_dtype, name="the embedding")
         codes = codes if embeddings == 8 else pack_int4(codes)
-    elif embeddings: codes, scale, new_head._shared = new_head.weight.data, new_head.weight_scale, True
+    elif embeddings: codes, scale, new_head._shared = new_head.weight, new_head.weight_scale, True
     if embeddings: model.set_input_embeddings(QuantizedEmbedding(codes, scale, embedding_dim=table.embedding_dim,
                                                                  dtype=table.weight.dtype))
     if head: _put(model, head_name, new_head)
@@ -376,19 +385,35 @@ def _torchao(model, bits, names):
     from torchao.quantization import Int8WeightOnlyConfig, quantize_
     quantize_(model, Int8WeightOnlyConfig(), filter_fn=lambda module, name: name in names)
 
-# %% ../nbs/11_quantize.ipynb #cell-37
-def _check_request(model, bits, method, group, zero, texts):
-    if method not in ("chatglm", "group", "gptq", "bnb", "torchao"):
-        raise ValueError(f'method must be "chatglm", "group", "gptq", "bnb" or "torchao", not {method!r}')
-    if bits not in (4, 8): raise ValueError(f"bits must be 4 or 8, not {bits!r}")
-    if method == "chatglm" and group: raise ValueError('method="chatglm" has one step a row; groups are method="group"')
-    if method == "gptq" and not texts: raise ValueError('method="gptq" needs texts=[…] to see what the layers are given')
-
 def _quantize_each(model, bits, names, how, double):
     "Quantise one layer after the other, so that no second copy of the floats is ever there; `double` is bitsandbytes'."
     for name in names:
         layer = model.get_submodule(name)
         _put(model, name, _layer_of(layer, bits, *how, name) if double is None else _bnb_layer(layer, bits, name, double))
+
+# %% ../nbs/11_quantize.ipynb #cell-37
+def _checked_names(model, bits, method, group, zero, texts, head, embeddings, skip):
+    "What `_names_in` gives, or `ValueError` for a request or a weight that cannot be met, while nothing has changed yet."
+    _check_request(bits, method, group, zero, texts, head, embeddings)
+    names, head_name = _names_in(model, skip)
+    for name in names: _checked_weight(model.get_submodule(name).weight, bits, f"{name}.weight")
+    if head: _checked_weight(model.get_output_embeddings().weight, head, "the head")
+    if embeddings: _checked_weight(model.get_input_embeddings().weight, embeddings, "the embedding")
+    return names, head_name
+
+def _check_request(bits, method, group, zero, texts, head=None, embeddings=None):
+    "Raises `ValueError` for what no model can be asked for."
+    if method not in ("chatglm", "group", "gptq", "bnb", "torchao"):
+        raise ValueError(f'method must be "chatglm", "group", "gptq", "bnb" or "torchao", not {method!r}')
+    if type(bits) is not int or bits not in (4, 8): raise ValueError(f"bits must be 4 or 8, not {bits!r}")
+    for name, value in (("head", head), ("embeddings", embeddings)):
+        if value is not None and (type(value) is not int or value not in (4, 8)):
+            raise ValueError(f"{name} must be 4, 8 or None, not {value!r}")
+    if method in ("chatglm", "bnb", "torchao") and (group or zero):
+        how = "one step a row" if method == "chatglm" else "a layout of its own"
+        raise ValueError(f'method="{method}" has {how}; groups and zero points are method="group"')
+    if group is not None and group not in _groups: raise ValueError(f"group must be one of {_groups} or None, not {group!r}")
+    if method == "gptq" and not any(texts): raise ValueError('method="gptq" needs texts=[…] to see what the layers are given')
 
 # %% ../nbs/11_quantize.ipynb #cell-38
 def quantize_model(
@@ -405,27 +430,37 @@ def quantize_model(
     double: bool = False,         # for "bnb" with 4 bits: the steps are quantised too
 ):                                # the same model
     "`model` with the linear layers of its blocks quantised in place, one after the other. Raises `ValueError` before."
-    _check_request(model, bits, method, group, zero, texts)
-    names, head_name = _names_in(model, skip)
+    skip, texts = ([some] if isinstance(some, str) else some for some in (skip, texts))
+    names, head_name = _checked_names(model, bits, method, group, zero, texts, head, embeddings, skip)
     if method == "group": group = group or 32
     zero = bool(group) and bits == 4 if zero is None else zero
-    first = torch.float16 if getattr(model.config, "model_type", "") == "chatglm" and method != "bnb" else None
+    first = torch.float16 if getattr(getattr(model, "config", None), "model_type", "") == "chatglm" else None
     with torch.no_grad():
         if method == "torchao": _torchao(model, bits, names)
         elif method == "gptq": _quantize_by_gptq(model, bits, group, zero, first, names, texts, tokenizer)
         else: _quantize_each(model, bits, names, (group, zero, first), double if method == "bnb" else None)
         if head or embeddings: _quantize_tables(model, head_name, head, embeddings, first)
-    return _marked(model, bits) if method in ("chatglm", "group", "gptq") else model
+    return _marked(model, bits, method)
 
 # %% ../nbs/11_quantize.ipynb #cell-39
-def _save(model, folder, *args, **kwargs):
+def _save(model, save_directory, *args, max_shard_size=None, **kwargs):
     "What `save_pretrained` of a quantised model does: the original layout, which `load_model` and the Auto classes read."
-    save_original(model, folder)
+    if max_shard_size is None: return save_original(model, save_directory)
+    if isinstance(max_shard_size, str):
+        number, unit = re.fullmatch(r"([\d.]+)\s*([KMG])B", max_shard_size.strip().upper()).groups()
+        max_shard_size = int(float(number) * {"K": 10**3, "M": 10**6, "G": 10**9}[unit])
+    return save_original(model, save_directory, max_shard_size=max_shard_size)
 
-def _marked(model, bits):
+def _refuse_to_save(method, *args, **kwargs):
+    raise ValueError(f'what method="{method}" makes is for running only: save the float model and quantise after loading, or '
+                     'quantise with method="chatglm" or "group", which are saved')
+
+def _marked(model, bits, method="chatglm"):
     "`model`, which knows from now on that it is quantised."
-    if hasattr(model, "config"): model.config.quantization_bit = bits
-    if hasattr(model, "save_pretrained"): model.save_pretrained = partial(_save, model)
+    ours = method in ("chatglm", "group", "gptq")
+    if ours and hasattr(model, "config"): model.config.quantization_bit = bits
+    saving = partial(_save, model) if ours else partial(_refuse_to_save, method)
+    if hasattr(model, "save_pretrained"): model.save_pretrained = saving
     return model
 
 # %% ../nbs/11_quantize.ipynb #cell-42
@@ -455,6 +490,13 @@ def _float_layer(layer, weight):
     if isinstance(layer, QuantLinear): new.bias = layer.bias
     return new
 
+def _float_weight(original, name):
+    "Weight of layer `name` of `original`. Raises `ValueError` where it has none, or a quantised one."
+    try: layer = original.get_submodule(name)
+    except AttributeError: raise ValueError(f"original has no layer {name}: give the float model that was quantised") from None
+    if isinstance(layer, _Stored): raise ValueError("original is quantised itself: give the model as it was before")
+    return layer.weight
+
 def _restored(model, losses):
     "`losses`; `model` forgets that it was quantised, and ties what was tied."
     vars(model).pop("save_pretrained", None)
@@ -470,11 +512,12 @@ def dequantize_model(
     original=None,   # the model before, to say what was lost; without it the loss is estimated from the steps
 ) -> _Losses:        # relative error of each weight
     "Floats again in every layer of `model`; what was rounded away stays lost. Raises `ValueError` if nothing is quantised."
+    if hasattr(model, "peft_config"): model = model.get_base_model()
     found = {name: m for name, m in model.named_modules() if isinstance(m, _Stored)}
     if not found: raise ValueError("no layer of this model is quantised by quantize_model or read from an original checkpoint")
     dtype, losses = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32), _Losses()
     for name, layer in found.items():
-        before = None if original is None else original.get_submodule(name).weight
+        before = None if original is None else _float_weight(original, name.replace(".base_layer", ""))
         losses[name] = _loss_of(layer, floats := layer.dequantized(torch.float32), before)
         _put(model, name, _float_layer(layer, floats.to(dtype)))
     return _restored(model, losses)
@@ -503,6 +546,9 @@ def _swap(model, config, tensors):
                 -(-columns // g) == groups[0] for g in _groups):
             raise ValueError(f"{stored.name} in {stored.file} ({str(stored.dtype)[6:]} {stored.shape}) and its steps do not "
                              f"fit a layer of {rows} x {columns}: weights and config are of different releases")
+        said, bits = checkpoints._bits(config), 8 if stored.shape[1] == columns else 4
+        if f"{name}.".count(".layers.") and bits != said:
+            raise ValueError(f"{stored.file}: its weights are int{bits}, and config.json says quantization_bit={said}: mend it")
         weight = torch.empty(rows, stored.shape[1], dtype=torch.int8, device="meta")
         steps = torch.empty(rows, *groups, dtype=entries[f"{name}.weight_scale"][0].dtype, device="meta")
         zero = torch.empty_like(steps) if f"{name}.weight_zero" in entries else None

@@ -312,7 +312,7 @@ def test_requests_are_checked_before_anything_changes():
     model = load_model("tiny-v3", dtype=torch.float32)
     for given, text in [(dict(bits=3), "bits must be 4 or 8"), (dict(method="awq"), "method must be"),
                         (dict(method="chatglm", group=32), "one step a row"), (dict(method="group", group=48), "group must be one of"),
-                        (dict(method="gptq"), "needs texts"), (dict(zero=True), "zero points need groups"),
+                        (dict(method="gptq"), "needs texts"), (dict(zero=True), "zero points are method="),
                         (dict(skip=("layers",)), "no linear layer|no layer")]:
         with pytest.raises(ValueError, match=text): quantize_model(model, **{"bits": 4, **given})
     assert not any(isinstance(m, QuantLinear) for m in model.modules())
@@ -369,3 +369,93 @@ def test_the_memory_of_the_published_sizes():
     expected = memory_table(AutoConfig.for_model("glm", **{k: v for k, v in tiny.config.to_dict().items() if k != "model_type"}))
     quantize_model(tiny, 4)
     assert sum(p.nbytes for p in tiny.parameters()) + sum(m.weight_scale.nbytes for m in tiny.modules() if isinstance(m, QuantLinear)) == expected["INT4"]["weights"]
+
+
+def test_nothing_changes_before_a_refusal():
+    for given, text in [(dict(head=16), "head must be 4, 8 or None"), (dict(embeddings=2), "embeddings must be"), (dict(bits=4.0), "bits must"),
+                        (dict(skip=("nowhere",)), "no layer has 'nowhere'"), (dict(method="bnb", group=32), "groups and zero points"),
+                        (dict(method="group", group=48), "group must be one of"), (dict(method="gptq", texts=[""]), "needs texts")]:
+        model = load_model("tiny-v3", dtype=torch.float32)
+        with pytest.raises(ValueError, match=text): quantize_model(model, **{"bits": 4, **given})
+        assert not any(isinstance(m, QuantLinear) for m in model.modules())
+    model = load_model("tiny-v3", dtype=torch.float32)
+    with torch.no_grad(): model.lm_head.weight[3, 0] = float("nan")
+    with pytest.raises(ValueError, match="head: row 3"): quantize_model(model, 8, head=8)
+    assert not any(isinstance(m, QuantLinear) for m in model.modules())
+    assert any(isinstance(m, QuantLinear) for m in quantize_model(model, 8, skip="o_proj").modules())
+
+
+def test_saving_as_others_call_it(tmp_path):
+    model = quantize_model(load_model("tiny-v3", dtype=torch.float32), 4, "group", head=8, embeddings=8)
+    model.save_pretrained(save_directory=tmp_path / "a", max_shard_size="100KB")
+    assert len(list((tmp_path / "a").glob("model-*.safetensors"))) > 1
+    again, ids = load_model(tmp_path / "a"), torch.arange(20, 40)[None]
+    assert again.dtype == torch.float32  # not that of the steps
+    with torch.no_grad(): assert torch.equal(again(ids).logits, model(ids).logits)
+    config = json.loads((tmp_path / "a" / "config.json").read_text())
+    (tmp_path / "a" / "config.json").write_text(json.dumps(config | {"quantization_bit": 8}))
+    with pytest.raises(ValueError, match="weights are int4, and config.json says quantization_bit=8"): load_model(tmp_path / "a")
+
+
+def test_what_bitsandbytes_made_is_not_saved_and_not_quantised_again(tmp_path):
+    pytest.importorskip("bitsandbytes")
+    model = quantize_model(load_model("tiny-v3", dtype=torch.float32), 8, "bnb")
+    with pytest.raises(ValueError, match="for running only"): model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="quantised already"): quantize_model(model, 8)
+
+
+def test_a_float_state_dict_does_not_reach_the_codes():
+    model = load_model("tiny-v3", dtype=torch.float32)
+    floats = model.state_dict()
+    before = {k: v.clone() for k, v in quantize_model(model, 8).state_dict().items()}
+    with pytest.raises((ValueError, RuntimeError), match="quantised and the state dict holds float32"):
+        model.load_state_dict(floats, strict=False)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_dequantising_below_an_adapter():
+    from peft import LoraConfig, get_peft_model
+    original = load_model("tiny-v3", dtype=torch.float32)
+    model = get_peft_model(quantize_model(copy.deepcopy(original), 8), LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
+    ids = torch.arange(20, 40)[None]
+    with torch.no_grad(): before = model(ids).logits
+    with pytest.raises(ValueError, match="quantised itself"): dequantize_model(model, quantize_model(copy.deepcopy(original), 8))
+    with pytest.raises(ValueError, match="original has no layer"): dequantize_model(model, load_model("tiny-v1"))
+    losses = dequantize_model(model, original)
+    assert 0 < max(losses.values()) < 0.02
+    with torch.no_grad(): assert off(model.merge_and_unload()(ids).logits, before) < 1e-5
+
+
+def test_tied_tables_stay_one_when_copied():
+    model = load_model("tiny-v3", dtype=torch.float32)
+    model.lm_head.weight = model.get_input_embeddings().weight
+    model.config.tie_word_embeddings = True
+    quantize_model(model, 8, head=8)
+    other, ids = copy.deepcopy(model.bfloat16()), torch.arange(20, 40)[None]
+    with torch.no_grad(): assert torch.equal(other(ids).logits, model(ids).logits)
+    assert other.lm_head.weight is other.get_input_embeddings().weight
+    assert other.get_memory_footprint() == model.get_memory_footprint()
+
+
+def test_saving_while_others_generate():
+    from concurrent.futures import ThreadPoolExecutor
+    model, ids = quantize_model(load_model("tiny-v3", dtype=torch.bfloat16), 4, "group"), torch.arange(20, 28)[None]
+    with torch.no_grad(): want = model(ids).logits
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    def talk(_):
+        with torch.inference_mode(): return all(torch.equal(model(ids).logits, want) for _ in range(60))
+    with ThreadPoolExecutor(2) as pool:
+        talking = pool.map(talk, range(2))
+        saved = [{k: v.clone() for k, v in model.state_dict().items()} for _ in range(30)]
+        assert all(talking)
+    assert all(torch.equal(v, before[k]) for state in saved for k, v in state.items())
+
+
+def test_reports_are_refused_before_anything_is_copied(monkeypatch):
+    from chatglm_cookbook import compare
+    model = load_model("tiny-v3", dtype=torch.float32)
+    monkeypatch.setattr(compare, "_variant", lambda *_: pytest.fail("copied"))
+    for variants, text in [({"a": {"bits": 8}, "b": {"bits": 3}}, "bits must be"), (["int8", "int4 gptq"], "needs texts"),
+                           ({"a": {"bit": 8}}, "no setting 'bit'"), ({"a": "int3"}, "'int3' is no preset"), ("int3", "'int3' is no preset")]:
+        with pytest.raises(ValueError, match=text): quantization_report(model, variants, "some text to read")
+    with pytest.raises(ValueError, match="length must be"): quantization_report(model, "int8", "some text", length=0)
