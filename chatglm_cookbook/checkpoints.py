@@ -48,10 +48,13 @@ def _path(name, file):
 
 def _text(name, file): return path.read_text(errors="replace") if (path := _path(name, file)) else ""
 
+def _first_bytes(path, count: int) -> bytes:
+    with path.open("rb") as file: return file.read(count)
+
 def _pieces(name):
     "Number of sentencepiece pieces in the `tokenizer.model` beside the weights; None where there is none."
     path = _path(name, "tokenizer.model")
-    if not path or path.open("rb").read(1) != b"\n": return None
+    if not path or _first_bytes(path, 1) != b"\n": return None
     from sentencepiece import SentencePieceProcessor
     return SentencePieceProcessor(str(path)).vocab_size()
 
@@ -328,20 +331,19 @@ _dtypes = dict(F64=torch.float64, F32=torch.float32, F16=torch.float16, BF16=tor
 
 def _stored(file):
     "Tensors of one weight file by name, from its header. Raises `ValueError` where the file is not whole."
-    start, size = file.open("rb").read(64), file.stat().st_size
+    start, size = _first_bytes(file, 64), file.stat().st_size
     again = f"{file} is not whole; delete it and download it again"
     if start.startswith(b"version https://git-lfs"):
         raise ValueError(f"{file} is a Git LFS pointer, not the file itself: run `git lfs pull` in {file.parent}")
     if file.suffix == ".bin":
-        zipped = start[:2] == b"PK"
-        try: state = torch.load(file, mmap=zipped, weights_only=True, map_location="cpu")
+        try: state = torch.load(file, mmap=(zipped := start[:2] == b"PK"), weights_only=True, map_location="cpu")
         except (RuntimeError, EOFError) as e: raise ValueError(f"{again} ({(str(e) or 'empty').splitlines()[0]})") from e
         except UnpicklingError as e: raise ValueError(f"{file} holds something else than weights, or is not whole, and is "
                                                       "not unpickled (weights_only=True); download it again") from e
         return {k: _Stored(file, k, t.dtype, tuple(t.shape), data=None if zipped else t) for k, t in state.items()}
     head = struct.unpack("<Q", start[:8])[0] if size > 8 else size
     if size < 8 + head: raise ValueError(f"{again} (it ends within its header)")
-    try: entries = json.loads(file.open("rb").read(8 + head)[8:])
+    try: entries = json.loads(_first_bytes(file, 8 + head)[8:])
     except ValueError as e: raise ValueError(f"{again} (its header cannot be read)") from e
     entries.pop("__metadata__", None)
     end = 8 + head + max((e["data_offsets"][1] for e in entries.values()), default=0)
@@ -357,8 +359,7 @@ def _stored_tensors(folder):
         if (path := folder / file).is_file(): break
     else: raise FileNotFoundError(f"no weights in {folder}: model.safetensors or pytorch_model.bin expected, "
                                   "or their shards with an index")
-    if path.suffix != ".json": return _stored(path)
-    if path.read_bytes()[:7] == b"version": _stored(path)
+    if path.suffix != ".json" or path.read_bytes()[:7] == b"version": return _stored(path)
     shards = sorted({*json.loads(path.read_text())["weight_map"].values()})
     absent = [s for s in shards if not (folder / s).is_file()]
     if absent: raise FileNotFoundError(f"{len(absent)} of {len(shards)} weight files are missing in {folder}: "
@@ -430,7 +431,7 @@ def _check_tokenizer(folder, config):
                          "differ between the releases with 150528 and 130528 tokens; take both from one revision")
     file = Path(folder) / ("ice_text.model" if first else "tokenizer.model")
     if not file.is_file() or not (first or getattr(config, "chatglm_config", None)): return
-    if file.open("rb").read(24).startswith(b"version https://git-lfs"): _stored(file)
+    if _first_bytes(file, 24).startswith(b"version https://git-lfs"): _stored(file)
     if first: return
     pieces, four = _pieces(folder), config.chatglm_generation == 4
     if (pieces is None) != four or (pieces or 0) > rows:

@@ -163,7 +163,7 @@ def seed_everything(
     return int(seed)
 
 # %% ../nbs/00_core.ipynb #cell-25
-_demo_names = ("tiny", "tiny-v1", "tiny-v2", "tiny-v3", "smol", "smol-glm3")
+_demo_names = ("tiny", "tiny-v1", "tiny-v2", "tiny-v3", "smol", "smol-glm3", "mini-zh")
 
 def demo_model() -> str:  # a demo name, a folder or a hub id; nothing is loaded
     "Name of the model that lessons run on: `COOKBOOK_MODEL`, or `smol` where it is not set. Raises `ValueError`."

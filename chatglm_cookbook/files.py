@@ -241,7 +241,7 @@ def _csv(stream) -> Iterator[tuple]:
     try:
         head = next((row for row in reader if row), None)
         if head is None: raise DataError("the file is empty", "put a header and rows into it")
-        if len(head) == 6 and re.fullmatch("[A-D]", head[5].strip()):  # MMLU has no header
+        if len(head) == 6 and re.fullmatch("[A-D]", head[5].strip()) and head[1] != "question":  # MMLU has no header
             first, head = head, ["question", "A", "B", "C", "D", "answer"]
             yield 1, dict(zip(head, first))
         if twice := [k for k, n in Counter(head).items() if n > 1]:

@@ -42,7 +42,7 @@ def _unfolded(messages: list[dict]) -> list[dict]:
     "The `messages`, in which nobody calls two tools, or speaks and calls, in one turn."
     turns = []
     for m in messages:
-        calls, said = m.get("tool_calls") or [], _text(m.get("content") or "")
+        calls, said = m.get("tool_calls") or [], _text("" if m.get("content") is None else m["content"])
         if said or not calls: turns.append({k: v for k, v in m.items() if k != "tool_calls"} | {"content": said})
         turns += [{**m, "content": "", "tool_calls": [call]} for call in calls]
     return turns

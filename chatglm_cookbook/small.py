@@ -256,6 +256,20 @@ def _build_tiny(name: str, folder: Path) -> None:
     weights = tiny_weights(json.loads((folder / "config.json").read_text()))
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
+# %% ../nbs/56_small.ipynb #cell-44n
+def _mini_files() -> dict[str, Path]:
+    names = "config.json", "tokenizer_config.json", "ice_text.model", "model.safetensors"
+    return {name: data_file(f"mini-zh/{name}") for name in names} | {"README.md": data_file("mini-zh/card.md")}
+
+def _build_mini(folder: Path) -> None:
+    "The bundled mini-zh with its float16 weights as float32, in which a CPU computes."
+    from safetensors.torch import load_file, save_file
+    for file, source in _mini_files().items(): shutil.copyfile(source, folder / file)
+    config = json.loads((folder / "config.json").read_text()) | {"torch_dtype": "float32"}
+    (folder / "config.json").write_text(json.dumps(config, indent=1))
+    weights = {name: tensor.float() for name, tensor in load_file(folder / "model.safetensors").items()}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
 # %% ../nbs/56_small.ipynb #cell-44
 def _head_hash(path: Path, size: int = 1 << 16) -> str:
     with path.open("rb") as file: return hashlib.sha256(file.read(size)).hexdigest()
@@ -312,15 +326,16 @@ def _built_once(name: str, version: str, build) -> Path:
 
 # %% ../nbs/56_small.ipynb #cell-47
 def demo_folder(
-    name: str,  # `tiny` (= `tiny-v3`), `tiny-v1`, `tiny-v2`, `tiny-v3`, `smol` or `smol-glm3`
+    name: str,  # `tiny` (= `tiny-v3`), `tiny-v1`, `tiny-v2`, `tiny-v3`, `smol`, `smol-glm3` or `mini-zh`
 ) -> Path:      # has config.json, model.safetensors, a tokenizer and checksums.json
     "Folder of a demo model, built into the cache at its first use. Raises `ValueError` for another name."
     name = "tiny-v3" if name == "tiny" else name
     if name in ("tiny-v1", "tiny-v2", "tiny-v3"):
         kind = name.removeprefix("tiny-")
         return _built_once(name, _digest(2, *_tiny_files(kind).values()), lambda folder: _build_tiny(kind, folder))
+    if name == "mini-zh": return _built_once(name, _digest(1, *_mini_files().values()), _build_mini)
     card, chatml = data_file("smol/card.md"), data_file("smol/chatml.jinja")
     if name == "smol": return _built_once(name, _digest(1, card, chatml), _build_smol)
     if name == "smol-glm3":
         return _built_once(name, _digest(1, card, chatml, data_file("smol/glm3.jinja"), _relatives), _build_smol_glm3)
-    raise ValueError(f"no demo model {name!r}; there are tiny, tiny-v1, tiny-v2, tiny-v3, smol and smol-glm3")
+    raise ValueError(f"no demo model {name!r}; there are tiny, tiny-v1, tiny-v2, tiny-v3, smol, smol-glm3 and mini-zh")

@@ -306,6 +306,8 @@ def test_json_under_other_shapes(tmp_path):
 def test_benchmarks_without_header_and_with(tmp_path):
     plain = load_rows(write(tmp_path / "mmlu.csv", '"What,\nnow?",1,2,3,4,B\nq,a,b,c,d,A\n'))
     assert [(r.line, r.format, r["answer"]) for r in plain] == [(1, "multiple_choice", "B"), (3, "multiple_choice", "A")]
+    ceval = load_rows(write(tmp_path / "ceval.csv", "id,question,A,B,C,D\n0,q,w,x,y,z\n"), "multiple_choice")
+    assert [(r.line, dict(r)) for r in ceval] == [(2, {"id": "0", "question": "q", "A": "w", "B": "x", "C": "y", "D": "z"})]
     found = as_conversation(plain[0])
     assert found["messages"] == [turn("user", "What,\nnow?\nA. 1\nB. 2\nC. 3\nD. 4"), turn("assistant", "B")] and found["answer"] == "B"
     listed = as_conversation({"question": "q", "choices": ["x", "y"], "answer": 1})

@@ -172,6 +172,11 @@ def test_tools(readers, smol):
     with pytest.raises(DataError, match="only text: give its JSON schema"): encode_example(t, {**talk, "tools": ["add(a, b)"]})
 
 
+@pytest.mark.parametrize("value, text", [(0, "0"), (False, "false"), ([], "[]"), ({"x": "四"}, '{"x": "四"}'), (None, ""), ("", "")])
+def test_what_a_tool_answers_is_kept_though_it_is_nothing(value, text):
+    assert _unfolded([{"role": "tool", "content": value}]) == [{"role": "tool", "content": text}]
+
+
 def test_tool_turns_unfold():
     turns = _unfolded([assistant("Let me see.", tool_calls=[call, call], loss=False), {"role": "tool", "content": {"x": "四"}}])
     assert [(m["content"], len(m.get("tool_calls", ())), m.get("loss")) for m in turns] == [

@@ -419,8 +419,18 @@ def bench_quantize(n: int) -> None:
     bench(n)
 
 
+def bench_train(n: int) -> None:
+    from bench_train import bench_train as bench
+    bench(n)
+
+
+def bench_ptuning(n: int) -> None:
+    from bench_ptuning import bench_ptuning as bench
+    bench(n)
+
+
 benches = {"encode": (bench_encode, 5), "import": (bench_import, 3), "speed": (bench_speed, 5), "load": (bench_load, 2),
-           "data": (bench_data, 1), "quantize": (bench_quantize, 3)}
+           "data": (bench_data, 1), "quantize": (bench_quantize, 3), "train": (bench_train, 3), "ptuning": (bench_ptuning, 2)}
 
 
 def main() -> int:
