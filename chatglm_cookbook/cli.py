@@ -91,6 +91,10 @@ def _train(recipe: str, settings: tuple[str, ...], resume: bool) -> None:
     result = train_recipe(recipe, *settings, resume=resume)
     if os.environ.get("RANK", "0") == "0": click.echo(f"{result}\nsaved in {result.folder}, log in {result.log}")
 
+# %% ../nbs/59_cli.ipynb #eval-command
+_chatglm.add_command(_Elsewhere(
+    "eval", "chatglm_cookbook.evaluate:main", "Scores answers, multiple choice or tool calls."))
+
 # %% ../nbs/59_cli.ipynb #cell-15
 def main(
     argv: list[str] | None = None,  # without the program's name; those of this process where it is None

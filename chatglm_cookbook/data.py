@@ -394,7 +394,7 @@ def _read_choice(row: dict) -> dict:
     good = len(options) > 1 and all(isinstance(option, str) for option in options.values())
     _need(good, "choices", "needs at least two texts", "give the options the columns A, B, C, D")
     if isinstance(answer, int) and 0 <= answer < len(options): answer = letters[answer]
-    _need(answer in ("", None, *options), said, f"must be one of {', '.join(options)}, not {_shown(answer)}")
+    _need(answer in ("", None, *options), said, f"must be one of {', '.join(options)}, not {_shown(answer)}", "write one")
     found = {"question": _string(row, asked), "choices": options, **({"answer": answer} if answer else {})}
     return {"messages": _choice_messages(**found), **found, "used": {asked, said, *(options if listed is None else ["choices"])}}
 

@@ -155,14 +155,14 @@ def _known(settings: dict, where: str = "settings") -> dict:
                          f"; there are {', '.join(names)}"))
     return settings
 
-def _read(path) -> dict:
+def _yaml(path) -> dict:
     "The settings in a YAML file. Raises `FileNotFoundError` or `ValueError` that names it."
     import yaml
     if not Path(path).is_file(): raise FileNotFoundError(f"no recipe {path}; configs/recipes has some to begin with")
     try: found = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
     except yaml.YAMLError as e: raise ValueError(f"{path}: this is no YAML: {str(e).splitlines()[-1].strip()}") from None
     if not isinstance(found, dict): raise ValueError(f"{path}: a recipe is a list of `key: value` lines")
-    return _known(found, str(path))
+    return found
 
 # %% ../nbs/18_recipe.ipynb #cell-30
 def read_recipe(
@@ -171,7 +171,7 @@ def read_recipe(
 ) -> Recipe:
     "The recipe in a file, with `key=value` laid over it. Raises `ValueError` for an unknown key, with the nearest name."
     import yaml
-    found = _read(path)
+    found = _known(_yaml(path), str(path))
     for text in overrides:
         key, sign, value = text.partition("=")
         if not sign: raise ValueError(f"override {text!r}: write key=value")

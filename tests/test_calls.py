@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal, Optional
 import pytest
 
 from chatglm_cookbook.calls import check_arguments, parse_call, render_call, tool_schema
+from chatglm_cookbook.core import data_file
+from chatglm_cookbook.data import load_rows
 from chatglm_cookbook.tokens import _call_arguments
 
 
@@ -354,3 +356,19 @@ def test_arguments_missing_and_unknown():
     assert check_arguments(tool, {"y": 1}) == ["x is missing", "y is unknown; there are x"]
     assert check_arguments({"name": "f"}, {"y": 1}) == ["y is unknown; there are no parameters"]
     assert check_arguments(tool, {"x": 3}) == ["x must be of type string, not 3"]
+
+
+def test_arguments_fit_where_jsonschema_says_so():
+    from jsonschema import Draft202012Validator
+    rows = load_rows(data_file("tool_dialogues_heldout.jsonl"))
+    schemas = [json.loads(text) for text in {json.dumps(t, sort_keys=True) for row in rows for t in row["tools"]}]
+    calls = [m["parameters"] for row in rows for m in row["conversations"] if m["role"] == "tool"][::7]
+    values, count = ["x", 3, 3.5, True, None, [], [1, "a"], {"a": 1}], 0
+    for schema in schemas:
+        strict = Draft202012Validator({**schema["parameters"], "additionalProperties": False})
+        names = [*schema["parameters"]["properties"]]
+        made = [dict.fromkeys(names, v) for v in values] + [{names[0]: v} for v in values] + calls + [{"odd": 1}]
+        for parameters in made:
+            assert (not check_arguments(schema, parameters)) == strict.is_valid(parameters), (schema, parameters)
+            count += strict.is_valid(parameters)
+    assert count > 60

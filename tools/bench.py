@@ -429,8 +429,19 @@ def bench_ptuning(n: int) -> None:
     bench(n)
 
 
+def bench_choices(n: int) -> None:
+    from bench_choices import bench_choices as bench
+    bench(n)
+
+
+def bench_evaluate(n: int) -> None:
+    from bench_evaluate import bench_evaluate as bench
+    bench(n)
+
+
 benches = {"encode": (bench_encode, 5), "import": (bench_import, 3), "speed": (bench_speed, 5), "load": (bench_load, 2),
-           "data": (bench_data, 1), "quantize": (bench_quantize, 3), "train": (bench_train, 3), "ptuning": (bench_ptuning, 2)}
+           "data": (bench_data, 1), "quantize": (bench_quantize, 3), "train": (bench_train, 3), "ptuning": (bench_ptuning, 2),
+           "choices": (bench_choices, 2), "evaluate": (bench_evaluate, 3)}
 
 
 def main() -> int:
