@@ -7,13 +7,12 @@ __all__ = ['repetition', 'text_scores', 'Evaluation', 'score_predictions', 'eval
            'SampleBrowser', 'evaluate_tools', 'main', 'multiple_choice']
 
 # %% ../nbs/40_evaluate.ipynb #cell-04
-import difflib
 import inspect
 import json
 import os
 import re
 from collections.abc import Iterable
-from difflib import SequenceMatcher
+from difflib import SequenceMatcher, get_close_matches
 from html import escape
 from itertools import combinations
 from pathlib import Path
@@ -348,7 +347,7 @@ def _typed(task: str, found: dict) -> dict:
     if task == "choices": hints |= get_type_hints(load_questions)
     for name in found:
         if name in known: continue
-        near = difflib.get_close_matches(name, known, 1)
+        near = get_close_matches(name, known, 1)
         raise ValueError(f"no option {name!r}" + (f", did you mean {near[0]}?" if near else f"; there are {', '.join(known)}"))
     if bare := [name for name, value in found.items() if value is True and type(known[name]) is not bool]:
         raise ValueError(f"--{bare[0]} needs a value behind it")

@@ -16,7 +16,7 @@ sys.path.insert(0, str(root / "tools"))
 
 from pages import Book, Page  # noqa: E402
 
-parts = ["Foundations", "Use", "Fine-tune", "Align", "Judge and ship", "Beyond", "Case studies"]
+parts = {0: "Foundations", 10: "Use", 20: "Fine-tune", 30: "Align", 37: "Judge and ship", 50: "Beyond", 60: "Case studies"}
 
 
 def web_cell(cell: dict, book: Book) -> dict | None:
@@ -38,7 +38,8 @@ def web_page(page: Page, book: Book) -> dict:
 
 def contents(book: Book) -> str:
     "Tables of contents, one for each part of the book that has lessons and one for the modules."
-    groups = {title: [p.path.stem for p in book.lessons if int(p.number) // 10 == i] for i, title in enumerate(parts)}
+    part = lambda page: parts[max(first for first in parts if first <= int(page.number))]
+    groups = {title: [p.path.stem for p in book.lessons if part(p) == title] for title in parts.values()}
     groups["Modules"] = [f"api/{p.module}" for p in book.lessons if p.module]
     return "\n".join(f"```{{toctree}}\n:hidden:\n:caption: {title}\n\n" + "\n".join(names) + "\n```\n"
                      for title, names in groups.items() if names)

@@ -60,7 +60,6 @@ def events(path): return [json.loads(line) for line in Path(path).read_text(enco
 
 @pytest.mark.parametrize("method", ["lora", "rslora", "dora", "pissa", "freeze", "full", "prefix"])
 def test_every_method_learns_and_its_file_brings_the_logits_back(method, tokenizer, rows, tmp_path):
-    if method == "prefix": pytest.importorskip("chatglm_cookbook.ptuning")
     model, dev = load_model("tiny"), rows[:4]
     result = quick(model, tokenizer, rows, tmp_path, method=method, dev=dev, steps=8, blocks="last 1", prefix_length=4,
                    learning_rate=2e-2 if method == "prefix" else 3e-3)
