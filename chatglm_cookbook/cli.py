@@ -12,6 +12,10 @@ from pkgutil import resolve_name
 
 import click
 
+from .doctor import doctor_command
+from .terminal import chat_command, serve_command
+from .web import web_command
+
 # %% ../nbs/59_cli.ipynb #cell-07
 class _Command(click.Command):
     "A command whose mendable errors become one line: status 2, 3 for a run that stopped itself, 130 for Ctrl-C."
@@ -75,6 +79,9 @@ _data.add_command(_Elsewhere(
     click.Option(["--format"], metavar="NAME", help="The format, or an entry of dataset_info.json."),
     click.Option(["--tokenizer"], metavar="NAME", help="Lengths are then in tokens."),
     click.Option(["--max-length"], metavar="N", type=int, help="The window in tokens.")))
+
+for _found in (chat_command, serve_command, web_command, doctor_command):
+    _chatglm.add_command(_Command(_found.name, params=_found.params, callback=_found.callback, help=_found.help))
 
 # %% ../nbs/59_cli.ipynb #cell-14
 @_chatglm.command("train", cls=_Command, context_settings={"ignore_unknown_options": True})

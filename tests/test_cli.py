@@ -29,7 +29,7 @@ def recipe(tmp_path):
     return path
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["train", "--help"], ["data", "check", "-h"], ["--version"], []])
+@pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["train", "--help"], ["chat", "--help"], ["serve", "--help"], ["ui", "--help"], ["doctor", "--help"], ["data", "check", "-h"], ["--version"], []])
 def test_help_and_version_import_neither_torch_nor_transformers(arguments):
     code = ("import sys; from chatglm_cookbook.cli import main; status = main(sys.argv[1:]);"
             "print(status, sorted({'torch', 'transformers', 'numpy', 'yaml'} & {*sys.modules}))")
@@ -50,7 +50,7 @@ def commands(group, words=()):
 
 
 def test_every_command_is_there_and_has_help_of_its_own(capsys):
-    assert [words for words, _ in commands(cli._chatglm)] == [["data", "check"], ["train"], ["eval"]]
+    assert [words for words, _ in commands(cli._chatglm)] == [["data", "check"], ["chat"], ["serve"], ["ui"], ["doctor"], ["train"], ["eval"]]
     for words, command in commands(cli._chatglm):
         assert cli.main([*words, "--help"]) == 0
         said = capsys.readouterr().out

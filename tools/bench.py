@@ -439,9 +439,14 @@ def bench_evaluate(n: int) -> None:
     bench(n)
 
 
+def bench_serve(n: int) -> None:
+    from bench_serve import bench_serve as bench
+    bench(n)
+
+
 benches = {"encode": (bench_encode, 5), "import": (bench_import, 3), "speed": (bench_speed, 5), "load": (bench_load, 2),
            "data": (bench_data, 1), "quantize": (bench_quantize, 3), "train": (bench_train, 3), "ptuning": (bench_ptuning, 2),
-           "choices": (bench_choices, 2), "evaluate": (bench_evaluate, 3)}
+           "choices": (bench_choices, 2), "evaluate": (bench_evaluate, 3), "serve": (bench_serve, 2)}
 
 
 def main() -> int:
