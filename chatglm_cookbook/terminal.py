@@ -222,17 +222,21 @@ def _told(run, begin: int, names) -> str:
         if words: parts.append(words)
     return "\n".join(parts + ["[no answer: too many calls]"] * (run.ended == "max_rounds"))
 
+# %% ../nbs/44_terminal.ipynb #cell-toolbox
+def _toolbox(names) -> list:
+    "Functions of the toolbox by their names. Raises `ValueError`."
+    box = import_module("chatglm_cookbook.toolbox")
+    known = [n for n in box.__all__ if n[0].islower()]
+    if wrong := [n for n in names if n not in known]: raise ValueError(f"no tool {wrong[0]!r}; there are {', '.join(known)}")
+    return [getattr(box, n) for n in dict.fromkeys(names)]
+
 # %% ../nbs/44_terminal.ipynb #cell-26
 def _answering(model, tokenizer, tools: tuple[str, ...], calls: bool = True):
     "The function that answers in a conversation; with `tools`, calls are run, and told of where `calls` says so."
     from chatglm_cookbook.deploy import stream_chat
     if not tools:
         return lambda text, history, stop, **more: stream_chat(model, tokenizer, text, history, stop=stop, **more)
-    box, run = import_module("chatglm_cookbook.toolbox"), import_module("chatglm_cookbook.tools").stream_tools
-    known = [n for n in box.__all__ if n[0].islower()]
-    if wrong := next((t for t in tools if t not in known), None):
-        raise ValueError(f"no tool {wrong!r}; there are {', '.join(known)}")
-    functions = [getattr(box, t) for t in tools]
+    functions, run = _toolbox(tools), import_module("chatglm_cookbook.tools").stream_tools
 
     def answer(text, history, stop, **more):
         asked = [*history, {"role": "user", "content": text}]

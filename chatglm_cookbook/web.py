@@ -17,7 +17,7 @@ from importlib import import_module
 
 import click
 
-from .terminal import _adapted, _load, _loading, _sampling, _with
+from .terminal import _adapted, _load, _loading, _sampling, _toolbox, _with
 
 # %% ../nbs/46_web.ipynb #cell-08
 _code = re.compile(r"(^[ \t]*(`{3,}|~{3,}).*?(?:^[ \t]*\2[`~]*[ \t]*$|\Z)|`[^`\n]+`)", re.S | re.M)
@@ -273,13 +273,6 @@ def _free(host: str, port: int) -> int:
     "The `port`, or a free one for 0. Raises `OSError` where it is taken."
     with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as found:
         return found.getsockname()[1]
-
-def _toolbox(names) -> list[Callable]:
-    "Functions of the toolbox by their names. Raises `ValueError`."
-    box = import_module("chatglm_cookbook.toolbox")
-    known = [n for n in box.__all__ if n[0].islower()]
-    if wrong := [n for n in names if n not in known]: raise ValueError(f"no tool {wrong[0]!r}; there are {', '.join(known)}")
-    return [getattr(box, n) for n in dict.fromkeys(names)]
 
 # %% ../nbs/46_web.ipynb #cell-43
 def serve_web(

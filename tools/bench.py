@@ -9,6 +9,7 @@ a busy moment meets them all; still, run it on a machine that does nothing else.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import platform
@@ -414,39 +415,15 @@ def bench_data(n: int) -> None:
                 f"average, {which}; batches of 8 lines, shuffled with one seed; goal: at least 0.97 of a packed run is real.")
 
 
-def bench_quantize(n: int) -> None:
-    from bench_quantize import bench_quantize as bench
-    bench(n)
-
-
-def bench_train(n: int) -> None:
-    from bench_train import bench_train as bench
-    bench(n)
-
-
-def bench_ptuning(n: int) -> None:
-    from bench_ptuning import bench_ptuning as bench
-    bench(n)
-
-
-def bench_choices(n: int) -> None:
-    from bench_choices import bench_choices as bench
-    bench(n)
-
-
-def bench_evaluate(n: int) -> None:
-    from bench_evaluate import bench_evaluate as bench
-    bench(n)
-
-
-def bench_serve(n: int) -> None:
-    from bench_serve import bench_serve as bench
-    bench(n)
+def elsewhere(name: str):
+    "The measurement of this name in a file of its own beside this one, imported when it is run."
+    return lambda n: getattr(importlib.import_module(name), name)(n)
 
 
 benches = {"encode": (bench_encode, 5), "import": (bench_import, 3), "speed": (bench_speed, 5), "load": (bench_load, 2),
-           "data": (bench_data, 1), "quantize": (bench_quantize, 3), "train": (bench_train, 3), "ptuning": (bench_ptuning, 2),
-           "choices": (bench_choices, 2), "evaluate": (bench_evaluate, 3), "serve": (bench_serve, 2)}
+           "data": (bench_data, 1)}
+benches |= {name: (elsewhere(f"bench_{name}"), n) for name, n in {
+    "quantize": 3, "train": 3, "ptuning": 2, "choices": 2, "evaluate": 3, "serve": 2}.items()}
 
 
 def main() -> int:
