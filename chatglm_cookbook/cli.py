@@ -101,6 +101,10 @@ def _train(recipe: str, settings: tuple[str, ...], resume: bool) -> None:
 # %% ../nbs/59_cli.ipynb #eval-command
 _chatglm.add_command(_Elsewhere(
     "eval", "chatglm_cookbook.evaluate:main", "Scores answers, multiple choice or tool calls."))
+_chatglm.add_command(_Elsewhere(
+    "rlhf", "chatglm_cookbook.rlhf:main", "Supervised tuning, reward model and PPO as one recipe.",
+    click.Argument(["recipe"], metavar="RECIPE.yaml"), click.Argument(["settings"], metavar="[section.key=value]...", nargs=-1),
+    click.Option(["--resume"], is_flag=True, help="Keep what is done, go on with the rest.")))
 
 # %% ../nbs/59_cli.ipynb #cell-15
 def main(

@@ -326,7 +326,7 @@ class _Log:
     def __init__(self, path: Path, step: int = 0):
         self.path, self.begun, self.rows = path if _leads() else None, time.perf_counter(), []
         if not self.path: return
-        old = path.read_text(encoding="utf-8").splitlines() if step and path.exists() else []
+        old = path.read_text(encoding="utf-8").split("\n") if step and path.exists() else []
         self.rows = [row for row in (json.loads(line) for line in old if line.endswith("}")) if row.get("step", 0) <= step]
         path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows), encoding="utf-8")
 

@@ -50,7 +50,7 @@ def commands(group, words=()):
 
 
 def test_every_command_is_there_and_has_help_of_its_own(capsys):
-    assert [words for words, _ in commands(cli._chatglm)] == [["data", "check"], ["chat"], ["serve"], ["ui"], ["doctor"], ["train"], ["eval"]]
+    assert [words for words, _ in commands(cli._chatglm)] == [["data", "check"], ["chat"], ["serve"], ["ui"], ["doctor"], ["train"], ["eval"], ["rlhf"]]
     for words, command in commands(cli._chatglm):
         assert cli.main([*words, "--help"]) == 0
         said = capsys.readouterr().out

@@ -95,9 +95,12 @@ def test_corpus_bleu_on_real_pairs_is_no_mean_of_rows(pairs):
 def test_a_private_dictionary_cuts_as_jieba_does_and_ignores_words_added_to_it(pairs):
     import jieba
     for text in pairs[1][:50]: assert _cuts["words"](text) == jieba.lcut(text)
+    total = jieba.dt.total
     jieba.add_word("连衣裙采用", freq=10**9)
     try: assert "连衣裙采用" not in _cuts["words"]("连衣裙采用棉") and "连衣裙采用" in jieba.lcut("连衣裙采用棉")
-    finally: jieba.del_word("连衣裙采用")
+    finally:
+        jieba.del_word("连衣裙采用")
+        jieba.dt.total = total  # which del_word leaves as it is, and every other test would cut by it
 
 
 def test_nothing_is_said_on_stdout_or_stderr_and_no_heavy_import_comes_early(tmp_path):

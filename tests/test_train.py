@@ -487,7 +487,7 @@ def test_lora_plus_gives_b_a_rate_of_its_own(tokenizer, rows, tmp_path, monkeypa
 
 
 configs = Path(train.__file__).resolve().parent.parent / "configs"
-shipped = sorted(path for path in configs.glob("recipes/*.yaml") if not path.stem.startswith("eval_"))  # those train nothing
+shipped = sorted(path for path in configs.glob("recipes/*.yaml") if not path.stem.startswith(("eval_", "rlhf_")))  # other forms
 
 
 @pytest.mark.parametrize("path", shipped, ids=lambda path: path.stem)

@@ -26,7 +26,7 @@ import readme
 
 root = Path(__file__).resolve().parent.parent
 scripts = Path(sys.executable).parent
-side_by_side = 2
+side_by_side = 2  # notebooks, and processes of pytest
 longest = 900  # seconds that one notebook may take
 
 
@@ -147,8 +147,9 @@ def run_pytest(score: Score) -> None:
     start = time.time()
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        command = [sys.executable, "-m", "pytest", "-q", "-ra", "-p", "no:cacheprovider", f"--junitxml={report}"]
-        status = subprocess.run(command, cwd=root, env=environment(), stdin=subprocess.DEVNULL).returncode
+        command = [sys.executable, "-m", "pytest", "-q", "-ra", "-p", "no:cacheprovider", f"--junitxml={report}",
+                   "-n", str(side_by_side), "--dist", "loadfile", "--no-loadscope-reorder"]
+        status = subprocess.run(command, cwd=root, env=environment(side_by_side), stdin=subprocess.DEVNULL).returncode
         suites = list(ElementTree.parse(report).getroot().iter("testsuite")) if report.exists() else []
     count_tests(score, suites, status, time.time() - start)
 
