@@ -75,6 +75,8 @@ def _check_ranges(recipe) -> None:
         if (value := getattr(recipe, name)) is not None and value <= 0: raise ValueError(f"{name} must be above 0, not {value}")
     for name in ("warmup", "dropout"):
         if not 0 <= (value := getattr(recipe, name)) < 1: raise ValueError(f"{name} is a share, from 0 to below 1, not {value}")
+    if recipe.share_prompts < 0: raise ValueError(f"share_prompts is a number of rows or 0, not {recipe.share_prompts}")
+    if recipe.packing and recipe.share_prompts: raise ValueError("packing or share_prompts, not both: shared rows are packed")
     if recipe.precision not in ("plain", "bf16", "fp16"):
         raise ValueError(f'precision must be "plain", "bf16" or "fp16" (autocast), not {recipe.precision!r}')
 
@@ -101,7 +103,8 @@ class Recipe:
     weight_decay: float = 0.0; clip: float = 1.0; lora_plus: float = 16.0    # ratio of the two rates of lora+
     batch_size: int = 4; accumulate: int = 1; epochs: float = 3.0
     steps: int | None = None; seconds: float | None = None  # at most, whichever comes first
-    length: int | None = 512; packing: bool = False; group: bool = True      # batches of rows of like length
+    length: int | None = 512; packing: bool = False              # tokens of a row; several rows in one
+    share_prompts: int = 0; group: bool = True                   # rows behind one prompt; batches of rows of like length
     checkpointing: bool = False; precision: str = "plain"; neftune: float | None = None
     log_every: int = 1; eval_every: int | None = None; save_every: int | None = None; keep: int = 2
     samples: int = 0; sample_tokens: int = 48; report: str = ""              # tensorboard, wandb, mlflow, swanlab, none

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 
 from .core import LossPlot, _memory, loss_callback, seed_everything
-from .labels import Collator, encode_example, pack, show_labels
+from .labels import Collator, encode_example, pack, share_prompts, show_labels
 from .memory import MemoryPlan, adapt, keep_freed_memory, memory_plan, process_growth
 from .memory import quick_adapters, supervised_loss
 from .recipe import Recipe, _known, _missing, _optimizers, _rate, _reports, read_recipe
@@ -132,19 +132,25 @@ class _Order(torch.utils.data.Sampler):
 
 # %% ../nbs/20_train.ipynb #cell-17
 class _Batches:
-    "Batches padded on the right and without a mask: what is read from left to right never sees the padding."
+    "Batches padded on the right, and without a mask of it: what is read from left to right never sees the padding."
     def __init__(self, tokenizer): self.collate = Collator(tokenizer)
 
     def __call__(self, examples: list[dict]) -> dict:
         batch = self.collate([{k: e[k] for k in ("input_ids", "labels", "position_ids") if k in e} for e in examples])
         _check_batch(batch)
-        batch.pop("attention_mask", None)
+        if "attention_mask" in batch and batch["attention_mask"].ndim == 2: del batch["attention_mask"]
         return {**batch, "real_tokens": sum(len(e["labels"]) for e in examples)}
 
     def in_order(self, examples: list[dict], size: int) -> list[dict]:
         "All `examples` in batches, the shortest first."
         rows = sorted(examples, key=lambda e: len(e["labels"]))
         return [self(rows[i:i + size]) for i in range(0, len(rows), size)]
+
+def _check_attention(batch: dict, model) -> None:
+    "Raises `ValueError` where rows share a prompt and `model` would add their mask to the scores as numbers."
+    if batch.get("attention_mask") is not None and model.config._attn_implementation != "sdpa":
+        raise ValueError("rows that share a prompt need torch's attention, and this model has "
+                         f'{model.config._attn_implementation}: model.set_attn_implementation("sdpa")')
 
 # %% ../nbs/20_train.ipynb #cell-18
 def held_out_loss(
@@ -424,6 +430,7 @@ def _examples(tokenizer, rows, recipe: Recipe) -> list[dict]:
     for i, example in enumerate(encoded):
         if not any(label != -100 for label in example["labels"][1:]):
             raise ValueError(f"row {i} has no label: nothing in it can be learned")
+    if recipe.share_prompts: return share_prompts(encoded, recipe.length, tokenizer, recipe.share_prompts)
     return pack(encoded, recipe.length, tokenizer) if recipe.packing else encoded
 
 def _planned(model, examples: list[dict], recipe: Recipe) -> MemoryPlan:
@@ -467,6 +474,7 @@ class _Run:
         seed_everything(recipe.seed)
         self.model = adapt(model, recipe.method, **_adapting(recipe))
         check_model(self.model, recipe.precision)
+        _check_attention(_Batches(tokenizer)(self.examples[:1]), self.model)
         if recipe.save_every: _room(output, (recipe.keep + 1) * (self.plan.optimizer + 4 * self.plan.trainable))
 
     def late(self, seconds: float) -> bool:

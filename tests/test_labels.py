@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 import chatglm_cookbook  # noqa: F401 (registers)
 from chatglm_cookbook.checkpoints import load_model, load_tokenizer
 from chatglm_cookbook.data import DataError, Row, load_rows
-from chatglm_cookbook.labels import (Collator, _call_text, _unfolded, encode_example, pack, padding_share, plot_packing,
+from chatglm_cookbook.labels import (Collator, _call_text, _prompt_mask, _unfolded, encode_example, pack, padding_share, plot_packing, share_prompts,
                                      show_labels)
 from chatglm_cookbook.tokens import encode_chat, encode_turns
 
@@ -439,6 +439,67 @@ def test_packed_loss_and_gradients_are_the_unpacked_ones(models, readers):
     for leak in leaks: assert abs(loss(model, leak) - gradients[0][0]) > 1e-4
     left = Collator(t, pad_to_multiple_of=32, padding_side="left")(packed)
     assert abs(loss(model, left) - gradients[0][0]) < 1e-5
+
+
+def with_tools(t, count=14): return [encode_example(t, row) for row in load_rows("tool_pairs")[:count]]
+
+
+def test_rows_behind_one_prompt_have_the_loss_and_gradients_of_rows_alone(models, readers):
+    model, t = models["tiny-v3"], readers["tiny-v3"]
+    examples = with_tools(t)
+    shared = share_prompts(examples, 4096, t)
+    assert len(shared) == 7 and sum(len(e["labels"]) for e in shared) < 0.7 * sum(len(e["labels"]) for e in examples)
+    line, padded = Collator(t, pad_to_multiple_of=32)(shared), Collator(t)(examples)
+    gradients = []
+    for batch in (line, padded):
+        model.zero_grad()
+        found = model(**batch).loss
+        found.backward()
+        gradients.append((found.item(), [p.grad.clone() for p in model.parameters()]))
+    model.zero_grad()
+    assert abs(gradients[0][0] - gradients[1][0]) < 1e-5
+    for one, other in zip(gradients[0][1], gradients[1][1]): torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-6)
+    causal = torch.ones_like(line["attention_mask"]).tril()
+    for leak in ({k: v for k, v in line.items() if k != "attention_mask"}, {**line, "attention_mask": causal}):
+        assert abs(loss(model, leak) - gradients[0][0]) > 1e-4
+    left = Collator(t, pad_to_multiple_of=32, padding_side="left")(shared)
+    assert abs(loss(model, left) - gradients[0][0]) < 1e-5
+
+
+def test_who_sees_whom_behind_a_prompt():
+    assert _prompt_mask(torch.tensor([[0, 1, 2, 0, 1]])) is None
+    seen = _prompt_mask(torch.tensor([[0, 1, 2, 3, 2, 3, 0, 1]]))
+    rows = ["x.......", "xx......", "xxx.....", "xxxx....", "xx..x...", "xx..xx..", "......x.", "......xx"]
+    assert ["".join(".x"[n] for n in row) for row in seen[0, 0].int().tolist()] == rows
+
+
+@relaxed
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(3, 20)), min_size=1, max_size=30), st.integers(30, 80), st.none() | st.integers(1, 3))
+def test_sharing_prompts_loses_nothing(readers, drawn, length, most):
+    t = readers["tiny-v3"]
+    user = t.convert_tokens_to_ids("<|user|>")
+    examples = [{"input_ids": [*range(100, 100 + 3 * kind), user, *[200 + n] * size], "labels": [-100] * (3 * kind + 1) + [200 + n] * size}
+                for n, (kind, size) in enumerate(drawn)]
+    found = []
+    for line in share_prompts(examples, length, t, most):
+        assert len(line["input_ids"]) == len(line["labels"]) == len(line["position_ids"]) <= length
+        at = line["input_ids"].index(user)
+        starts = [i for i, token in enumerate(line["input_ids"]) if token == user] + [len(line["input_ids"])]
+        assert most is None or len(starts) <= most + 1
+        for a, b in zip(starts, starts[1:]):
+            assert line["position_ids"][a:b] == [*range(at, at + b - a)]
+            found.append({"input_ids": line["input_ids"][:at] + line["input_ids"][a:b], "labels": line["labels"][:at] + line["labels"][a:b]})
+    assert sorted(found, key=lambda e: e["input_ids"][-1]) == examples
+
+
+def test_prompts_that_cannot_be_shared(readers):
+    t = readers["tiny-v3"]
+    examples = with_tools(t, 2)
+    with pytest.raises(ValueError, match="example 0 has .* and length is 30: encode_example"): share_prompts(examples, 30, t)
+    with pytest.raises(ValueError, match="ChatGLM-6B cannot train on packed rows"): share_prompts(examples, 512, readers["tiny-v1"])
+    with pytest.raises(ValueError, match="no <.user.>: prompts are shared in the format"): share_prompts(examples, 4096, readers["tiny-v2"])
+    with pytest.raises(ValueError, match="example 1 has no <.user.>"):
+        share_prompts([examples[0], {"input_ids": [5, 6], "labels": [-100, 6]}], 4096, t)
 
 
 def test_chatglm_6b_is_not_packed(models, readers):

@@ -12,10 +12,10 @@ root = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(root / "tools"))
 import make_tool_dialogues as made  # noqa: E402
 
-files = {"train": "tool_dialogues.jsonl", "held": "tool_dialogues_heldout.jsonl"}
+files = {"train": "tool_dialogues.jsonl", "held": "tool_dialogues_heldout.jsonl", "pairs": "tool_pairs.jsonl"}
 rows = {part: [json.loads(line) for line in (root / "data" / name).read_text(encoding="utf-8").splitlines()]
         for part, name in files.items()}
-every = rows["train"] + rows["held"]
+every = rows["train"] + rows["held"] + rows["pairs"]
 special = re.compile(r"<\||\|>|\[g?s?MASK\]|<sop>|<eop>|</?s>|<unk>|<pad>|\[\[|```|<bos>|<eos>")
 
 
@@ -58,7 +58,7 @@ def test_the_files_are_what_the_script_writes(tmp_path, monkeypatch, capsys):
 
 def test_numbers_kinds_and_languages():
     assert len(rows["train"]) >= 640 and len(rows["held"]) >= 200
-    for part, found in rows.items():
+    for part, found in list(rows.items())[:2]:
         kinds = Counter((row["kind"], row["language"]) for row in found)
         assert kinds == {(kind, language): counts[part == "held"] for kind, counts in made.shares.items()
                          for language in ("en", "zh") if counts[part == "held"]}
@@ -70,10 +70,20 @@ def test_numbers_kinds_and_languages():
     assert set(offered) == {2, 3, 4} and min(offered.values()) >= 40, offered
 
 
+def test_pairs_share_their_tools():
+    for one, other in zip(rows["pairs"][::2], rows["pairs"][1::2], strict=True):
+        assert one["tools"] == other["tools"] and one["language"] == other["language"] and one["conversations"] != other["conversations"]
+        assert [t for t in one["conversations"] if t["role"] == "system"] == [t for t in other["conversations"] if t["role"] == "system"]
+    kinds = Counter(row["kind"] for row in rows["pairs"])
+    assert set(kinds) == set(made.shares) - {"new_tool"} and min(kinds.values()) >= 40, kinds
+    assert min(Counter(turn["name"] for row in rows["pairs"] for turn in calls(row)).values()) >= 16
+    assert abs(sum(row["language"] == "zh" for row in rows["pairs"]) / len(rows["pairs"]) - 0.5) < 0.05
+
+
 def test_text_is_in_the_language_of_its_row():
     for row in every:
         users = "".join(turn["content"] for turn in row["conversations"] if turn["role"] in ("user", "assistant"))
-        assert bool(re.search(r"[\u4e00-\u9fff]", users)) == (row["language"] == "zh"), users
+        assert bool(re.search(r"[\u4e00-\u9fff\u3002\uff00-\uffef]", users)) == (row["language"] == "zh"), users
 
 
 def test_turns_follow_each_other_as_chatglm3_has_them():
@@ -93,7 +103,8 @@ def test_schemas_are_well_formed_and_offered():
     for row in every:
         names = [tool["name"] for tool in row["tools"]]
         assert len(set(names)) == len(names)
-        assert {turn["name"] for turn in calls(row)} < set(names), "a tool is called that is not offered, or nothing distracts"
+        assert {turn["name"] for turn in calls(row)} <= set(names), "a tool is called that is not offered"
+        assert row in rows["pairs"] or {turn["name"] for turn in calls(row)} < set(names), "nothing distracts"
         for tool in row["tools"]:
             parameters = tool["parameters"]
             assert tool["description"] and parameters["type"] == "object" and set(tool) == {"name", "description", "parameters"}
@@ -214,10 +225,11 @@ def test_a_tool_that_does_not_fit_is_not_called():
 
 def test_nothing_twice_and_nothing_held_out_in_train():
     keys = {part: [made.row_key(row) for row in found] for part, found in rows.items()}
+    keys["pairs"] = [made.row_key(row) for row in rows["pairs"] if row["kind"] != "no_call"]
     for part, found in keys.items(): assert len(set(found)) == len(found), part
     first = {part: {key[0] for key in found} for part, found in keys.items()}
-    assert not first["train"] & first["held"]
-    assert made.held_out_tool not in (root / "data" / files["train"]).read_text(encoding="utf-8")
+    assert not (first["train"] | {made.row_key(row)[0] for row in rows["pairs"]}) & first["held"] and not set(keys["pairs"]) & set(keys["train"])
+    for part in "train", "pairs": assert made.held_out_tool not in (root / "data" / files[part]).read_text(encoding="utf-8")
     assert sum(made.held_out_tool in {turn["name"] for turn in calls(row)} for row in rows["held"]) == 28
     assert all((row["kind"] == "new_tool") == (made.held_out_tool in {tool["name"] for tool in row["tools"]}) for row in every)
 
@@ -229,7 +241,7 @@ def pattern(wording: str) -> str:
 
 def test_held_out_wordings_are_in_no_train_row():
     for name in made.asked:
-        asked = [made.row_key(row)[0] for row in rows["train"] if row["kind"] == "single" and calls(row)[0]["name"] == name]
+        asked = [made.row_key(row)[0] for row in rows["train"] + rows["pairs"] if row["kind"] == "single" and calls(row)[0]["name"] == name]
         usual, kept = ([pattern(w) for options in made.asked[name] for w in made.kept(options, held)] for held in (False, True))
         assert len(usual) == 3 * len(kept) and (name == made.held_out_tool or len(usual) == 24 and asked)
         for text in asked:
@@ -237,7 +249,7 @@ def test_held_out_wordings_are_in_no_train_row():
 
 
 def test_held_out_texts_and_tasks_are_in_no_train_row():
-    train = (root / "data" / files["train"]).read_text(encoding="utf-8")
+    train = "".join((root / "data" / files[part]).read_text(encoding="utf-8") for part in ("train", "pairs"))
     for options in (*made.texts, *made.tasks):
         assert len(options) == 12 and not any(text in train for text in made.kept(options, True))
         assert sum(text in train for text in made.kept(options, False)) >= 5
@@ -248,7 +260,7 @@ def test_no_text_of_special_tokens_and_small_files():
         text = (root / "data" / name).read_text(encoding="utf-8")
         assert not special.search(text), special.search(text)
         assert "\ufffd" not in text and "{}" not in text and not re.search(r"[^\x00-\x7f]\{\w+\}", text)
-    assert sum((root / "data" / name).stat().st_size for name in files.values()) < 1_500_000
+    assert sum((root / "data" / name).stat().st_size for name in files.values()) < 2_500_000
 
 
 def test_rows_are_short_for_smol():

@@ -171,6 +171,19 @@ def test_seconds_end_a_run_and_packing_keeps_every_label(tokenizer, rows, tmp_pa
     assert whole.steps < len(rows) and whole.recipe.packing
 
 
+def test_a_shared_prompt_learns_what_rows_alone_learn(tmp_path):
+    reader, rows = load_tokenizer("tiny-v3"), load_rows("tool_pairs")[:6]
+    given = {"length": 2048, "dev": rows, "group": False}
+    alone = quick(load_model("tiny-v3"), reader, rows, tmp_path / "alone", batch_size=6, **given)
+    shared = quick(load_model("tiny-v3"), reader, rows, tmp_path / "shared", batch_size=3, share_prompts=2, **given)
+    assert shared.tokens < 0.75 * alone.tokens
+    assert shared.before == pytest.approx(alone.before, abs=1e-5) and shared.after == pytest.approx(alone.after, abs=1e-4)
+    eager = load_model("tiny-v3")
+    eager.set_attn_implementation("eager")
+    with pytest.raises(ValueError, match="this model has eager: model.set_attn_implementation"):
+        quick(eager, reader, rows, tmp_path / "eager", share_prompts=2, **given)
+
+
 # --- guards
 
 def test_a_row_without_labels_is_refused_by_number(model, tokenizer, rows, tmp_path):
@@ -427,7 +440,7 @@ def test_recipe_files_values_and_overrides(tmp_path):
     assert (recipe.rank, recipe.steps, recipe.learning_rate, recipe.targets) == (32, None, 1e-4, "q_proj,v_proj")
     for overrides, told in [(["ranks=3"], "did you mean rank"), (["rank=big"], "rank: needs int, not 'big'"), (["rank=0"], "at least 1"),
                             (["rank"], "write key=value"), (["group=3"], "group: needs bool"), (["rank=1.5"], "needs int"),
-                            (["optimizer=adamv"], "did you mean adamw"), (["precision=half"], "precision must be"),
+                            (["optimizer=adamv"], "did you mean adamw"), (["precision=half"], "precision must be"), (["packing=true", "share_prompts=2"], "not both"), (["share_prompts=-1"], "a number of rows or 0"),
                             (["epochs=0"], "epochs must be above 0"), (["seconds=-1"], "seconds must be above 0")]:
         with pytest.raises(ValueError, match=told): train.read_recipe(path, *overrides)
     path.write_text("learning_rat: 1")

@@ -1,12 +1,13 @@
-"""Write data/tool_dialogues.jsonl and data/tool_dialogues_heldout.jsonl: dialogues in which tools are called.
+"""Write data/tool_dialogues.jsonl, tool_pairs.jsonl and tool_dialogues_heldout.jsonl: dialogues in which tools are called.
 
-    python tools/make_tool_dialogues.py            # writes both files
+    python tools/make_tool_dialogues.py            # writes the files
     python tools/make_tool_dialogues.py --check    # exits 1 if the files in the repository differ
 
 Every tool is a function of this file, and every observation is what it returned: `Toolbox.call` runs one, `replay` runs
 all of a row again. Questions and answers are this project's own words, filled with seeded values. Of every list of
 wordings each fourth one is kept for the held-out file, so are texts and tasks, and the tool `to_roman`. Weather, shop, exchange rates and
 the notes of the library are made up. `kind` says what a row shows; `loss: false` marks a call that is wrong on purpose.
+In `tool_pairs.jsonl` two dialogues each have one list of tools, so that they can be learned behind one prompt.
 """
 from __future__ import annotations
 
@@ -2001,9 +2002,55 @@ def rows(held: bool, seed: int = 23) -> list[dict]:
     return found
 
 
+def tool_of(fail) -> str:
+    "The tool that the failure `fail` is about."
+    d = Dialogue(random.Random(0), 0, False)
+    fail(d)
+    return next(turn["name"] for turn in d.turns if turn["role"] == "tool")
+
+
+def fill_for(d: Dialogue, kind: str, offered: list[str]) -> bool:
+    "Writes a dialogue of this `kind` with `offered` tools; false where none of them can do it."
+    if kind in ("no_call", "unfit"): return not globals()[kind](d, offered)
+    fits = {"single": offered, "turns": offered, "ask_back": [tool for tool in offered if tool in missing],
+            "chain": [pair for pair in chained if set(pair.split()) <= {*offered}],
+            "error": [fail for fail in failures if tool_of(fail) in offered]}[kind]
+    if not fits: return False
+    chosen = d.one(fits)
+    if kind == "single": d.tool_round(chosen)
+    elif kind == "ask_back": ask_back(d, chosen)
+    elif kind == "chain": chains[chosen](d)
+    elif kind == "error": chosen(d)
+    else: (list_turns if chosen == "todo" else turns)(d, chosen)
+    return True
+
+
+def partner(rng: random.Random, row: dict, seen: set) -> dict:
+    "Another dialogue under the tools of `row`, with words that are not in `seen`."
+    offered, weights = [tool["name"] for tool in row["tools"]], {kind: counts[0] for kind, counts in shares.items() if counts[0]}
+    while True:
+        d, kind = Dialogue(rng, row["language"] == "zh", False), rng.choices([*weights], weights.values())[0]
+        if not fill_for(d, kind, offered): continue
+        system = [turn for turn in row["conversations"][:1] if turn["role"] == "system"]
+        found = {**row, "conversations": system + d.turns, "kind": kind}
+        if row_key(found) not in seen: return found
+
+
+def paired_rows(count: int = 400, seed: int = 29) -> list[dict]:
+    "The rows of `count` pairs with one list of tools each; only plain questions may stand in `tool_dialogues.jsonl` too."
+    rng, seen, found = random.Random(seed), {row_key(row) for row in rows(False) if row["kind"] != "no_call"}, []
+    for row in rows(False, seed):
+        if row_key(row) in seen or len(found) == 2 * count: continue
+        seen.add(row_key(row))
+        other = partner(rng, row, seen)
+        seen.add(row_key(other))
+        found += row, other
+    return found
+
+
 def bundled_files() -> dict[str, str]:
     "File name → text of everything this script writes."
-    files = {"tool_dialogues.jsonl": rows(False), "tool_dialogues_heldout.jsonl": rows(True)}
+    files = {"tool_dialogues.jsonl": rows(False), "tool_pairs.jsonl": paired_rows(), "tool_dialogues_heldout.jsonl": rows(True)}
     return {name: "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found) for name, found in files.items()}
 
 
