@@ -407,7 +407,7 @@ class Collator:
         self.pad = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
 
     def __call__(self, examples: list[dict]) -> dict:
-        "The tensors `(rows, tokens)` of a batch; of preferences `chosen_…`, `rejected_…`. Raises `ValueError` by number."
+        "Tensors `(rows, tokens)`, a square mask where prompts are shared; of preferences `chosen_…`. Raises `ValueError`."
         if not examples: raise ValueError("no examples: a batch needs at least one")
         if "chosen" in examples[0]:
             sides = {side: self([e[side] for e in examples]) for side in ("chosen", "rejected")}

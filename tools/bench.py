@@ -423,7 +423,7 @@ def elsewhere(name: str):
 benches = {"encode": (bench_encode, 5), "import": (bench_import, 3), "speed": (bench_speed, 5), "load": (bench_load, 2),
            "data": (bench_data, 1)}
 benches |= {name: (elsewhere(f"bench_{name}"), n) for name, n in {
-    "quantize": 3, "train": 3, "ptuning": 2, "ppo": 1, "choices": 2, "evaluate": 3, "serve": 2}.items()}
+    "quantize": 3, "train": 3, "prompts": 2, "ptuning": 2, "ppo": 1, "choices": 2, "evaluate": 3, "serve": 2}.items()}
 
 
 def main() -> int:
