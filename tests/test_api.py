@@ -271,12 +271,14 @@ def test_a_client_that_does_not_read_is_let_go(served):
 def test_many_texts_to_embed_hold_nobody_up_and_end_with_their_client(served, monkeypatch):
     _, _, service, _ = served["tiny-v3"]
     texts, chat = {"model": "m", "input": ["ab"] * 200}, {"model": "m", "messages": [{"role": "user", "content": "x"}], "max_tokens": 2}
-    monkeypatch.setattr("chatglm_cookbook.api._pooled", lambda model, ids: time.sleep(0.03) or [1.0])  # six seconds for all of them
+    working = threading.Event()
+    monkeypatch.setattr("chatglm_cookbook.api._pooled", lambda model, ids: working.set() or time.sleep(0.03) or [1.0])  # six seconds for all
     with serving(Service(service.engine, "m", limits=Limits(seconds=2))) as address, ThreadPoolExecutor(1) as apart:
         with pytest.raises(httpx.ReadTimeout): httpx.post(f"{address}/v1/embeddings", json=texts, timeout=0.3)
         assert empty(service, 1), "nobody works for a client that has left"
+        working.clear()
         late = apart.submit(httpx.post, f"{address}/v1/embeddings", json=texts, timeout=30)
-        while not service.engine.calls: time.sleep(0.001)
+        assert working.wait(20)
         assert httpx.post(f"{address}/v1/chat/completions", json=chat, timeout=30).status_code == 200 and not late.done()
         assert late.result().status_code == 504
         assert empty(service, 1)
